@@ -1,0 +1,2 @@
+//! The Phalanx command.
+fn main() {}

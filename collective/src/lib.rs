@@ -1,0 +1,1 @@
+//! Collectives: allreduce and its kin over shared memory and TCP

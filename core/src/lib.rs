@@ -1,0 +1,23 @@
+//! The model of Phalanx: ids, resources, specifications and their validation, state transitions, limits.
+//!
+//! Architecture invariant: this crate is pure. It reads no file, no clock and no environment, starts no thread and
+//! draws no random number; everything it needs comes in as an argument and everything it finds out is a value.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod diagnostic;
+pub mod id;
+pub mod limits;
+pub mod overrides;
+pub mod quantity;
+pub mod report;
+pub mod resources;
+pub mod spec;
+pub mod state;
+pub mod time;
+
+pub use diagnostic::{Problem, Problems};
+pub use id::{AttemptId, CheckpointId, JobId, NodeName, Rank};
+pub use resources::{Cpus, Device, DeviceShare, GpuRequest, Resources};
+pub use spec::{JobSpec, LabelRule, Placement};
+pub use state::{AttemptState, JobState, NodeState};
+pub use time::Time;

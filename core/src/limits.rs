@@ -1,0 +1,22 @@
+//! Every bound of the model, by name.
+
+/// Longest job name, in bytes.
+pub const JOB_NAME_BYTES: usize = 256;
+/// Largest job or sweep file, in bytes.
+pub const SPEC_FILE_BYTES: usize = 1 << 20;
+/// Most ranks in one gang.
+pub const GANG_WORKERS: u32 = 65_536;
+/// Longest line on the report socket, in bytes.
+pub const SOCKET_LINE_BYTES: usize = 1 << 20;
+/// Longest name of a metric, in bytes.
+pub const METRIC_NAME_BYTES: usize = 256;
+/// Most metrics in one report.
+pub const METRICS_PER_REPORT: usize = 10_000;
+/// A log line longer than this is kept in consecutive pieces.
+pub const LOG_LINE_BYTES: usize = 1 << 20;
+/// Longest accepted message on the wire, in bytes.
+pub const WIRE_MESSAGE_BYTES: usize = 4 << 20;
+/// Longest `request_id`, in bytes.
+pub const REQUEST_ID_BYTES: usize = 256;
+/// Longest id, label key, resource name or queue name, in bytes.
+pub const NAME_BYTES: usize = 256;

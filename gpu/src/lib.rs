@@ -1,0 +1,1 @@
+//! The devices: inventory through NVML loaded at run time, topology, declared devices

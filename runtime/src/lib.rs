@@ -1,0 +1,1 @@
+//! The task core: controller, store, agent, supervisor

@@ -1,0 +1,1 @@
+//! The decision: which gang runs where, and why the others wait

@@ -1,0 +1,1 @@
+//! Data-parallel training in a rank: data, models, optimizers, checkpoints, metrics
