@@ -1,2 +1,43 @@
-//! Developer tasks.
-fn main() {}
+//! Developer tasks, so that what CI does is one command and is written in Rust instead of shell.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod proto;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "usage: cargo xtask TASK
+
+  proto [--check]   generate api/src/gen from api/proto (--check: fail if it is out of date)
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match dispatch(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(args: &[&str]) -> Result<()> {
+    let root = root();
+    match args {
+        ["proto"] => proto::generate(&root),
+        ["proto", "--check"] => proto::check(&root),
+        _ => bail!("unknown task {:?}\n\n{USAGE}", args.join(" ")),
+    }
+}
+
+/// The workspace's root: two folders above this package.
+fn root() -> PathBuf {
+    let here = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let here = PathBuf::from(here);
+    here.ancestors().nth(2).map(PathBuf::from).unwrap_or(here)
+}
