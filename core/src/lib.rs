@@ -6,6 +6,7 @@
 
 pub mod diagnostic;
 pub mod id;
+pub mod job;
 pub mod limits;
 pub mod overrides;
 pub mod quantity;
@@ -17,6 +18,7 @@ pub mod time;
 
 pub use diagnostic::{Problem, Problems};
 pub use id::{AttemptId, CheckpointId, JobId, NodeName, Rank};
+pub use job::{Attempt, Job, KeptCheckpoint, RankRun, Reason};
 pub use resources::{Cpus, Device, DeviceShare, GpuRequest, Resources};
 pub use spec::{JobSpec, LabelRule, Placement};
 pub use state::{AttemptState, JobState, NodeState};

@@ -1,1 +1,10 @@
-//! The task core: controller, store, agent, supervisor
+//! The task core: the controller that decides, the store that remembers, and the agents that run and watch ranks.
+//!
+//! Architecture invariant: the controller is pure (`step` in, effects out); the loop around it commits first and acts
+//! then. This crate starts processes and never trains: the built-in trainer is a program like any other.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod agent;
+pub mod launch;
+pub mod protocol;
+pub mod store;

@@ -1,0 +1,123 @@
+//! The record of a job: what was asked, what has happened, and why it is where it is.
+
+use crate::id::{AttemptId, JobId, NodeName, Rank};
+use crate::resources::DeviceShare;
+use crate::spec::JobSpec;
+use crate::state::{AttemptState, JobState};
+use crate::time::Time;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The exit code of a job that outran its time limit.
+pub const TIME_LIMIT_CODE: i32 = 124;
+/// The exit code of a job that failed by the service's own trouble.
+pub const SERVICE_TROUBLE_CODE: i32 = 125;
+/// The exit code of a job that a person ended.
+pub const INTERRUPTED_CODE: i32 = 130;
+
+/// Everything the service knows of a job. Serialised whole into the store.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// Its id.
+    pub id: JobId,
+    /// What was asked.
+    pub spec: JobSpec,
+    /// The folder relative paths of the specification start from.
+    pub base_dir: PathBuf,
+    /// Belongs to a `run` without a service, and ends with it.
+    pub embedded: bool,
+    /// Where it is in its life.
+    pub state: JobState,
+    /// Why it waits, or how it ended.
+    pub reason: Reason,
+    /// Its own code, once it has ended.
+    pub exit_code: Option<i32>,
+    /// When it was submitted.
+    pub submitted: Time,
+    /// When all its ranks had first started.
+    pub started: Option<Time>,
+    /// When its last process was gone.
+    pub ended: Option<Time>,
+    /// Attempts that failed and count against `max_failures`.
+    pub failures: u32,
+    /// Every run of its gang, the oldest first.
+    pub attempts: Vec<Attempt>,
+    /// Checkpoints in the service's keeping, in the order they were taken over.
+    pub checkpoints: Vec<KeptCheckpoint>,
+}
+
+impl Job {
+    /// The latest attempt's id, before the first one with number 0.
+    pub fn attempt_id(&self) -> AttemptId {
+        AttemptId { job: self.id, number: self.attempts.last().map_or(0, |attempt| attempt.number) }
+    }
+}
+
+/// Why something is as it is: a code for programs, a text with the numbers for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// Such as `waiting_resources`.
+    pub code: String,
+    /// One sentence.
+    pub text: String,
+}
+
+impl Reason {
+    /// A reason from its parts.
+    pub fn new(code: &str, text: impl Into<String>) -> Self {
+        Reason { code: code.to_owned(), text: text.into() }
+    }
+}
+
+/// One run of a job's gang.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// From 1.
+    pub number: u32,
+    /// Where it is in its life.
+    pub state: AttemptState,
+    /// When it was placed.
+    pub placed: Time,
+    /// When all its ranks had started.
+    pub started: Option<Time>,
+    /// When its last process was gone.
+    pub ended: Option<Time>,
+    /// The first failing rank's code; 0 when every rank ended well.
+    pub exit_code: Option<i32>,
+    /// The first failing rank.
+    pub failed_rank: Option<Rank>,
+    /// What happened, for people.
+    pub message: String,
+    /// Where each rank runs, by rank.
+    pub ranks: Vec<RankRun>,
+}
+
+/// One rank of an attempt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RankRun {
+    /// Its node.
+    pub node: NodeName,
+    /// The devices it was given.
+    pub gpus: Vec<DeviceShare>,
+    /// Its process started.
+    pub running: bool,
+    /// Its code, once its process has ended.
+    pub exit_code: Option<i32>,
+}
+
+/// A checkpoint in the service's keeping.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KeptCheckpoint {
+    /// The attempt that made it.
+    pub attempt: u32,
+    /// The step it was made at.
+    pub step: u64,
+    /// When it was durable.
+    pub time: Time,
+    /// The last value of the policy's metric before it was made.
+    pub metric: Option<f64>,
+    /// The folder.
+    pub path: PathBuf,
+    /// The node whose disk it is on.
+    pub node: NodeName,
+}
