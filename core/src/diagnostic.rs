@@ -47,7 +47,9 @@ impl Problems {
         self.0.sort_by_key(|problem| problem.span.as_ref().map_or(0, |span| span.start));
         match value {
             Some(value) if self.0.is_empty() => Ok(value),
-            _ if self.0.is_empty() => Err(Problems::one(Problem::of_file("the file cannot be read as a job"))),
+            _ if self.0.is_empty() => {
+                Err(Problems::one(Problem::of_file("the file cannot be read as a job")))
+            }
             _ => Err(self),
         }
     }
@@ -99,7 +101,8 @@ fn render_problem(out: &mut String, problem: &Problem, file: &str, text: &str) {
     let end = floor_boundary(text, span.end).clamp(start, line_end);
     let carets = text[start..end].chars().count().max(1);
     let gutter = " ".repeat(line_number.to_string().len());
-    let indent: String = text[line_start..start].chars().map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+    let indent: String =
+        text[line_start..start].chars().map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
     let _ = writeln!(out, "{gutter}--> {file}:{line_number}:{column}");
     let _ = writeln!(out, "{gutter} |");
     let _ = writeln!(out, "{line_number} | {line}");
@@ -118,9 +121,12 @@ fn floor_boundary(text: &str, index: usize) -> usize {
 
 /// ` did you mean ...?` for a word that is not among the known ones, or the list of them when it is short.
 pub(crate) fn suggest(word: &str, known: &[&str]) -> Option<String> {
-    let close = known.iter().map(|&candidate| (strsim::damerau_levenshtein(word, candidate), candidate)).min();
+    let close =
+        known.iter().map(|&candidate| (strsim::damerau_levenshtein(word, candidate), candidate)).min();
     match close {
-        Some((distance, candidate)) if distance <= 1 + word.len() / 3 => Some(format!("did you mean `{candidate}`?")),
+        Some((distance, candidate)) if distance <= 1 + word.len() / 3 => {
+            Some(format!("did you mean `{candidate}`?"))
+        }
         _ if known.is_empty() => None,
         _ => Some(format!("known here: {}", known.join(", "))),
     }

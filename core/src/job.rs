@@ -6,6 +6,7 @@ use crate::spec::JobSpec;
 use crate::state::{AttemptState, JobState};
 use crate::time::Time;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// The exit code of a job that outran its time limit.
@@ -44,6 +45,8 @@ pub struct Job {
     pub attempts: Vec<Attempt>,
     /// Checkpoints in the service's keeping, in the order they were taken over.
     pub checkpoints: Vec<KeptCheckpoint>,
+    /// The attempt under way: what the service must remember to go on with it after a restart.
+    pub run: Option<Run>,
 }
 
 impl Job {
@@ -103,6 +106,54 @@ pub struct RankRun {
     pub running: bool,
     /// Its code, once its process has ended.
     pub exit_code: Option<i32>,
+}
+
+/// The attempt under way, between its placement and the end of its last process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// How far each of its nodes is.
+    pub nodes: BTreeMap<NodeName, NodeRun>,
+    /// The port that rank 0's node keeps for the gang's rendezvous.
+    pub master_port: u16,
+    /// Every node has kept its place, and the ranks have been ordered to start.
+    pub launched: bool,
+    /// Why it is being ended, if it is.
+    pub ending: Option<Ending>,
+}
+
+/// How far a node is with an attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRun {
+    /// The agent's process that was asked; an attempt does not outlive it.
+    pub incarnation: String,
+    /// It keeps a place for the attempt.
+    pub reserved: bool,
+    /// No process of the attempt is left there.
+    pub gone: bool,
+}
+
+/// Why an attempt is being ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ending {
+    /// A rank failed.
+    Failure {
+        /// Its code.
+        code: i32,
+        /// Another attempt would fare no better.
+        for_good: bool,
+    },
+    /// A person ended the job.
+    Cancelled,
+    /// A person paused the job.
+    Paused,
+    /// The job outran its time limit.
+    TimeLimit,
+    /// Another gang takes its place.
+    Preempted,
+    /// A node was lost with some of its ranks, or could not start them: not the job's fault.
+    Lost,
+    /// The service is being shut down.
+    Shutdown,
 }
 
 /// A checkpoint in the service's keeping.

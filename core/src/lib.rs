@@ -18,7 +18,7 @@ pub mod time;
 
 pub use diagnostic::{Problem, Problems};
 pub use id::{AttemptId, CheckpointId, JobId, NodeName, Rank};
-pub use job::{Attempt, Job, KeptCheckpoint, RankRun, Reason};
+pub use job::{Attempt, Ending, Job, KeptCheckpoint, NodeRun, RankRun, Reason, Run};
 pub use resources::{Cpus, Device, DeviceShare, GpuRequest, Resources};
 pub use spec::{JobSpec, LabelRule, Placement};
 pub use state::{AttemptState, JobState, NodeState};

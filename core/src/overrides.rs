@@ -25,10 +25,13 @@ fn set(document: &mut DocumentMut, setting: &str) -> Result<(), String> {
     let (last, parents) = keys.split_last().ok_or_else(shape)?;
     let mut item: &mut Item = document.as_item_mut();
     for key in parents {
-        let table = item.as_table_like_mut().ok_or_else(|| format!("`--set {setting}`: `{path}` is not in a table"))?;
+        let table = item
+            .as_table_like_mut()
+            .ok_or_else(|| format!("`--set {setting}`: `{path}` is not in a table"))?;
         item = table.entry(key.get()).or_insert_with(|| Item::Table(Table::new()));
     }
-    let table = item.as_table_like_mut().ok_or_else(|| format!("`--set {setting}`: `{path}` is not in a table"))?;
+    let table =
+        item.as_table_like_mut().ok_or_else(|| format!("`--set {setting}`: `{path}` is not in a table"))?;
     let value = value.trim().parse::<Value>().unwrap_or_else(|_| Value::from(value));
     table.insert(last.get(), Item::Value(value));
     Ok(())
@@ -46,7 +49,10 @@ mod tests {
     fn values_are_toml_or_text() {
         assert_eq!(applied("a = 1\n", "a=2"), "a = 2\n");
         assert_eq!(applied("", "name=digits run"), "name = \"digits run\"\n");
-        assert_eq!(applied("[gang]\ncpus = 1\n", "gang.workers={ min = 1, max = 2 }"), "[gang]\ncpus = 1\nworkers = { min = 1, max = 2 }\n");
+        assert_eq!(
+            applied("[gang]\ncpus = 1\n", "gang.workers={ min = 1, max = 2 }"),
+            "[gang]\ncpus = 1\nworkers = { min = 1, max = 2 }\n"
+        );
         assert_eq!(applied("t = { lr = 1 }\n", "t.lr=0.5"), "t = { lr = 0.5 }\n");
     }
 

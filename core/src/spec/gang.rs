@@ -123,7 +123,10 @@ pub(super) fn read(table: Table<'_>) -> GangSpec {
     };
     check_bundles(&table, &gang);
     if gang.placement == Placement::StrictSpread && gang.topology.as_deref() == Some("hostname") {
-        table.problem(table.span_of("topology"), "`strict-spread` wants different nodes, `topology = \"hostname\"` one");
+        table.problem(
+            table.span_of("topology"),
+            "`strict-spread` wants different nodes, `topology = \"hostname\"` one",
+        );
     }
     table.finish();
     gang
@@ -159,7 +162,8 @@ fn read_gpus(table: &Table<'_>) -> Option<GpuRequest> {
             Some(GpuRequest::Whole((milli / WHOLE) as u32))
         }
         _ => {
-            let message = format!("`{}` must be a whole number, or below 1 to share a GPU", table.path_of("gpus"));
+            let message =
+                format!("`{}` must be a whole number, or below 1 to share a GPU", table.path_of("gpus"));
             table.problem(value.span(), message);
             None
         }
@@ -172,7 +176,11 @@ fn read_custom(table: &Table<'_>) -> BTreeMap<String, u64> {
     for (name, span, value) in resources.entries() {
         match name {
             "cpu" | "cpus" | "gpu" | "gpus" | "memory" => {
-                resources.problem_with_help(span, format!("`{name}` is no custom resource"), "set it in [gang] itself");
+                resources.problem_with_help(
+                    span,
+                    format!("`{name}` is no custom resource"),
+                    "set it in [gang] itself",
+                );
             }
             _ if name.is_empty() || name.len() > NAME_BYTES => {
                 resources.problem(span, format!("a resource's name has 1 to {NAME_BYTES} bytes"));
@@ -216,7 +224,8 @@ fn read_rule(table: Table<'_>) -> Option<LabelRule> {
     let (within, without) = (set(table.texts("in")), set(table.texts("not_in")));
     let exists = table.boolean("exists");
     let span = table.span();
-    let found = [table.has("in"), table.has("not_in"), table.has("exists")].iter().filter(|&&has| has).count();
+    let found =
+        [table.has("in"), table.has("not_in"), table.has("exists")].iter().filter(|&&has| has).count();
     if found != 1 {
         table.problem(span.clone(), "a label rule has exactly one of `in`, `not_in` and `exists`");
     }
@@ -231,6 +240,9 @@ fn check_bundles(table: &Table<'_>, gang: &GangSpec) {
     let count = gang.bundles.len();
     if count > 0 && count != gang.workers.max as usize {
         let workers = gang.workers.max;
-        table.problem(table.span_of("bundles"), format!("{count} bundles for {workers} workers; give one entry a rank"));
+        table.problem(
+            table.span_of("bundles"),
+            format!("{count} bundles for {workers} workers; give one entry a rank"),
+        );
     }
 }

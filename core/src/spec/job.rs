@@ -150,7 +150,9 @@ fn read(table: Table<'_>, default_name: &str) -> Option<JobSpec> {
 
 /// Where no work could be read the other keys are still no unknown ones.
 fn note_known_keys(table: &Table<'_>) {
-    for key in ["name", "queue", "priority", "time_limit", "max_failures", "grace", "env", "secrets", "checkpoint"] {
+    for key in
+        ["name", "queue", "priority", "time_limit", "max_failures", "grace", "env", "secrets", "checkpoint"]
+    {
         table.has(key);
     }
 }
@@ -169,7 +171,10 @@ fn read_version(table: &Table<'_>) {
 fn read_name(table: &Table<'_>) -> Option<String> {
     let name = table.text("name")?;
     if name.is_empty() || name.len() > JOB_NAME_BYTES || name.chars().any(char::is_control) {
-        let message = format!("`name` has {} bytes; it must have 1 to {JOB_NAME_BYTES}, none of them control", name.len());
+        let message = format!(
+            "`name` has {} bytes; it must have 1 to {JOB_NAME_BYTES}, none of them control",
+            name.len()
+        );
         table.problem(table.span_of("name"), message);
         return None;
     }
@@ -208,7 +213,9 @@ fn read_env(table: &Table<'_>) -> BTreeMap<String, String> {
     for (name, value) in &env {
         let problem = match name.as_str() {
             "" => Some("has no name".to_owned()),
-            _ if name.contains(['=', '\0']) || value.contains('\0') => Some("contains `=` or a zero byte".to_owned()),
+            _ if name.contains(['=', '\0']) || value.contains('\0') => {
+                Some("contains `=` or a zero byte".to_owned())
+            }
             _ if name.starts_with("PHALANX_") => Some("is set by Phalanx itself".to_owned()),
             _ => None,
         };
@@ -245,7 +252,9 @@ fn read_program(table: Table<'_>) -> Option<ProgramSpec> {
     let problem = match command.as_deref() {
         Some([]) => Some("`program.command` is empty".to_owned()),
         Some([program, ..]) if program.is_empty() => Some("`program.command` names no program".to_owned()),
-        Some(words) if words.iter().any(|word| word.contains('\0')) => Some("`program.command` has a zero byte".to_owned()),
+        Some(words) if words.iter().any(|word| word.contains('\0')) => {
+            Some("`program.command` has a zero byte".to_owned())
+        }
         _ => None,
     };
     if let Some(message) = problem {

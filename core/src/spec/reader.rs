@@ -55,7 +55,12 @@ impl<'d> Table<'d> {
     }
 
     /// Notes a problem with advice.
-    pub(crate) fn problem_with_help(&self, span: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
+    pub(crate) fn problem_with_help(
+        &self,
+        span: Range<usize>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
         self.sink.push(Problem::at(span, message).help(help));
     }
 
@@ -122,7 +127,13 @@ impl<'d> Table<'d> {
         }
     }
 
-    fn out_of_range<T>(&self, key: &str, value: Value<'d>, number: &str, range: &RangeInclusive<i64>) -> Option<T> {
+    fn out_of_range<T>(
+        &self,
+        key: &str,
+        value: Value<'d>,
+        number: &str,
+        range: &RangeInclusive<i64>,
+    ) -> Option<T> {
         let (low, high) = (range.start(), range.end());
         let bounds = if *high == i64::MAX { format!("at least {low}") } else { format!("{low} to {high}") };
         self.problem(value.span(), format!("`{}` is {number}; it must be {bounds}", self.path_of(key)));
