@@ -1,0 +1,78 @@
+//! The libraries that training on GPUs needs, probed by loading them and asking for their version, nothing more.
+#![allow(unsafe_code)]
+
+use std::ffi::c_int;
+use std::path::Path;
+
+use libloading::{Library, Symbol};
+
+/// A C function that stores a version and returns 0 on success.
+type GetVersion = unsafe extern "C" fn(*mut c_int) -> c_int;
+
+/// The version of NCCL, such as `2.23.4`, or why there is none.
+///
+/// # Errors
+/// The loader's message, or what the library answered, with what to do.
+pub fn nccl() -> Result<String, String> {
+    let version = version_of(Path::new("libnccl.so.2"), b"ncclGetVersion\0").map_err(|why| {
+        format!("{why}; install libnccl2, or put the folder of pip's nvidia-nccl on LD_LIBRARY_PATH")
+    })?;
+    Ok(nccl_version(version))
+}
+
+/// The version of CUDA that the driver takes, such as `12.4`, or why there is none.
+///
+/// # Errors
+/// The loader's message, or what the library answered, with what to do.
+pub fn cuda_driver() -> Result<String, String> {
+    let version = version_of(Path::new("libcuda.so.1"), b"cuDriverGetVersion\0")
+        .map_err(|why| format!("{why}; it comes with the NVIDIA driver"))?;
+    // cuda.h: 1000 * major + 10 * minor.
+    Ok(format!("{}.{}", version / 1000, version % 1000 / 10))
+}
+
+/// nccl.h: `10000 * major + 100 * minor + patch` since 2.9, with 1000 in place of 10000 before.
+fn nccl_version(version: c_int) -> String {
+    let major = if version >= 10_000 { 10_000 } else { 1000 };
+    format!("{}.{}.{}", version / major, version % major / 100, version % 100)
+}
+
+fn version_of(library: &Path, symbol: &[u8]) -> Result<c_int, String> {
+    // SAFETY: loading runs the library's constructors; these are the vendor's own libraries by their soname, which every
+    // CUDA program on the machine loads the same way.
+    let library = unsafe { Library::new(library) }.map_err(loader_says)?;
+    // SAFETY: both functions that are asked for have this signature in their public headers.
+    let get: Symbol<'_, GetVersion> = unsafe { library.get(symbol) }.map_err(loader_says)?;
+    let mut version: c_int = 0;
+    // SAFETY: the pointer is to a live integer, which is all the function writes.
+    match unsafe { get(&mut version) } {
+        0 => Ok(version),
+        code => {
+            Err(format!("{} answered error {code}", String::from_utf8_lossy(&symbol[..symbol.len() - 1])))
+        }
+    }
+}
+
+/// The loader's own message: libloading has it as the source of its error.
+fn loader_says(error: libloading::Error) -> String {
+    std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_read_as_their_headers_say() {
+        assert_eq!(nccl_version(22_304), "2.23.4");
+        assert_eq!(nccl_version(2708), "2.7.8");
+    }
+
+    #[test]
+    fn an_absent_library_or_symbol_is_a_value() {
+        let error = version_of(Path::new("libphalanx-absent.so.1"), b"f\0").unwrap_err();
+        assert!(error.contains("libphalanx-absent.so.1"), "{error}");
+        let error = version_of(Path::new("libc.so.6"), b"phalanx_absent\0").unwrap_err();
+        assert!(error.contains("phalanx_absent"), "{error}");
+    }
+}
