@@ -130,6 +130,9 @@ fn read(table: Table<'_>, default_name: &str) -> Option<JobSpec> {
     read_version(&table);
     let gang = table.table("gang").map(gang::read).unwrap_or_default();
     let work = read_work(&table);
+    if let Some(Work::Train(train)) = &work {
+        train::check_gang(&table, train, gang.workers);
+    }
     let spec = work.map(|work| JobSpec {
         name: read_name(&table).unwrap_or_else(|| default_name.to_owned()),
         queue: read_queue(&table).unwrap_or_else(|| DEFAULT_QUEUE.to_owned()),

@@ -8,6 +8,6 @@ mod train;
 pub use gang::{BundleSpec, GangSpec, LabelRule, Placement, Workers};
 pub use job::{CheckpointPolicy, JobSpec, MetricMode, ProgramSpec, Work};
 pub use train::{
-    Activation, AdamFields, Backend, DataSpec, Duration as TrainDuration, Loss, ModelSpec, Optimizer, Schedule, TrainSpec,
-    Validation,
+    Activation, AdamFields, Backend, DataSpec, Duration as TrainDuration, LOGICAL_SHARDS, Loss, ModelSpec,
+    Optimizer, Schedule, TrainSpec, Validation, WorkerSpec,
 };

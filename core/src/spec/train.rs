@@ -1,8 +1,28 @@
 //! The `[train]` table: what the built-in trainer trains, on what, and how.
 
+use super::gang::Workers;
+use super::job::CheckpointPolicy;
 use super::reader::{Table, as_number};
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 use toml::de::DeValue;
+
+/// What a rank of the built-in trainer is given: the JSON of `phalanx worker --spec FILE`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerSpec {
+    /// The job's name.
+    pub name: String,
+    /// What to train.
+    pub train: TrainSpec,
+    /// When to make a checkpoint.
+    pub checkpoint: CheckpointPolicy,
+    /// The folder that relative data paths start from.
+    pub base_dir: PathBuf,
+}
+
+/// The shards that `deterministic = "logical-shards"` cuts each global batch into. Workers must divide it.
+pub const LOGICAL_SHARDS: u32 = 8;
 
 /// Work for the built-in trainer; every field is valid and every default filled in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -229,18 +249,33 @@ pub(super) fn read(table: Table<'_>) -> Option<TrainSpec> {
     };
     table.word("precision", &[("f32", ())]);
     if spec.batch_size < spec.accumulate {
-        let message = format!("`train.accumulate` is {} rounds for a batch of {}", spec.accumulate, spec.batch_size);
+        let message =
+            format!("`train.accumulate` is {} rounds for a batch of {}", spec.accumulate, spec.batch_size);
         table.problem(table.span_of("accumulate"), message);
     }
     table.finish();
     model.map(|_| spec)
 }
 
+/// What a `[train]` table asks of the gang around it.
+pub(super) fn check_gang(root: &Table<'_>, train: &TrainSpec, workers: Workers) {
+    if train.logical_shards && workers.min == workers.max && !LOGICAL_SHARDS.is_multiple_of(workers.min) {
+        let message = format!(
+            "`train.deterministic` cuts each batch into {LOGICAL_SHARDS} shards, which {} workers cannot share evenly",
+            workers.min
+        );
+        root.problem_with_help(root.span_of("gang"), message, "use 1, 2, 4 or 8 workers");
+    }
+}
+
 fn read_backend(table: &Table<'_>) -> Backend {
     if let Some(value) = table.value("backend")
         && matches!(value.get_ref(), DeValue::String(name) if name == "tch")
     {
-        table.problem(value.span(), "`train.backend` is \"tch\", which this build does not have; use \"auto\" or \"burn\"");
+        table.problem(
+            value.span(),
+            "`train.backend` is \"tch\", which this build does not have; use \"auto\" or \"burn\"",
+        );
         return Backend::Auto;
     }
     table.word("backend", &[("auto", Backend::Auto), ("burn", Backend::Burn)]).unwrap_or_default()
@@ -258,7 +293,11 @@ fn read_duration(table: &Table<'_>) -> Duration {
         (None, Some(steps)) => Duration::Steps(steps as u64),
         (None, None) => {
             if !table.has("epochs") && !table.has("steps") {
-                table.problem_with_help(table.span(), "`train` does not say how long", "add `epochs = 10` or `steps = 1000`");
+                table.problem_with_help(
+                    table.span(),
+                    "`train` does not say how long",
+                    "add `epochs = 10` or `steps = 1000`",
+                );
             }
             Duration::Epochs(1)
         }
@@ -319,7 +358,9 @@ fn read_validation(table: &Table<'_>) -> Option<Validation> {
     match value.get_ref() {
         DeValue::String(path) => Some(Validation::File(path.to_string())),
         other if as_number(other) == Some(0.0) => None,
-        _ => table.number("validation", "a file or a fraction below 1", |f| (0.0..1.0).contains(&f)).map(Validation::Fraction),
+        _ => table
+            .number("validation", "a file or a fraction below 1", |f| (0.0..1.0).contains(&f))
+            .map(Validation::Fraction),
     }
 }
 
@@ -348,12 +389,16 @@ fn read_optimizer(table: Table<'_>) -> Option<Optimizer> {
     let optimizer = match kind {
         Kind::Sgd => Optimizer::Sgd {
             lr: lr(0.1),
-            momentum: table.number("momentum", "0 or more and below 1", |m| (0.0..1.0).contains(&m)).unwrap_or(0.0),
+            momentum: table
+                .number("momentum", "0 or more and below 1", |m| (0.0..1.0).contains(&m))
+                .unwrap_or(0.0),
             weight_decay: decay(0.0),
         },
         Kind::Adam => Optimizer::Adam(adam(0.0)),
         Kind::AdamW => Optimizer::AdamW(adam(0.01)),
-        Kind::Lion => Optimizer::Lion { lr: lr(1e-4), betas: read_betas(&table, [0.9, 0.99]), weight_decay: decay(0.0) },
+        Kind::Lion => {
+            Optimizer::Lion { lr: lr(1e-4), betas: read_betas(&table, [0.9, 0.99]), weight_decay: decay(0.0) }
+        }
     };
     table.finish();
     Some(optimizer)
@@ -370,7 +415,8 @@ fn read_betas(table: &Table<'_>, default: [f64; 2]) -> [f64; 2] {
             return [first, second];
         }
     }
-    table.problem(value.span(), format!("`{}` must be two numbers from 0 to below 1", table.path_of("betas")));
+    table
+        .problem(value.span(), format!("`{}` must be two numbers from 0 to below 1", table.path_of("betas")));
     default
 }
 
