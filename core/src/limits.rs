@@ -20,3 +20,11 @@ pub const WIRE_MESSAGE_BYTES: usize = 4 << 20;
 pub const REQUEST_ID_BYTES: usize = 256;
 /// Longest id, label key, resource name or queue name, in bytes.
 pub const NAME_BYTES: usize = 256;
+/// Most parameters in one sweep.
+pub const SWEEP_PARAMS: usize = 1_000;
+/// Most values of one choice.
+pub const SWEEP_CHOICES: usize = 10_000;
+/// Most trials in one sweep.
+pub const SWEEP_TRIALS: i64 = 10_000_000;
+/// Most objectives in one sweep.
+pub const SWEEP_OBJECTIVES: usize = 16;

@@ -2,12 +2,14 @@
 
 use super::gang::{self, GangSpec};
 use super::reader::{Sink, Table};
+use super::sweep;
 use super::train::{self, TrainSpec};
 use crate::diagnostic::{Problem, Problems};
-use crate::limits::{JOB_NAME_BYTES, NAME_BYTES, SPEC_FILE_BYTES};
+use crate::limits::{NAME_BYTES, SPEC_FILE_BYTES};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use toml::Spanned;
 use toml::de::DeTable;
 
 /// The time between SIGTERM and SIGKILL where a job names none.
@@ -107,47 +109,72 @@ impl Default for CheckpointPolicy {
 impl JobSpec {
     /// Reads and checks a job file; `default_name` is used where it names none. On failure every problem is told.
     pub fn parse(text: &str, default_name: &str) -> Result<JobSpec, Problems> {
-        if text.len() > SPEC_FILE_BYTES {
-            let message = format!("the file has {} bytes; the limit is {SPEC_FILE_BYTES}", text.len());
-            return Err(Problems::one(Problem::of_file(message)));
-        }
-        let (document, errors) = DeTable::parse_recoverable(text);
-        if !errors.is_empty() {
-            let problems = errors.iter().map(|error| Problem {
-                message: error.message().to_owned(),
-                span: error.span(),
-                help: None,
-            });
-            return Err(Problems(problems.collect()));
+        let document = parse_document(text)?;
+        if let Some(sweep) = sweep::sweep_table(&document) {
+            let problem = Problem::at(sweep.span(), "this file is a sweep, and a single job is wanted here");
+            return Err(Problems::one(problem.help("take [sweep] and what belongs to it out, or run it as the sweep it is")));
         }
         let sink = Sink::default();
-        let spec = read(Table::root(&document, &sink), default_name);
+        let spec = read(&Table::root(&document, &sink), default_name, &[]);
         sink.into_problems().into_result(spec)
     }
 }
 
-fn read(table: Table<'_>, default_name: &str) -> Option<JobSpec> {
-    read_version(&table);
+/// The document of a file within the size limit, or what is wrong with its TOML.
+pub(super) fn parse_document(text: &str) -> Result<Spanned<DeTable<'_>>, Problems> {
+    if text.len() > SPEC_FILE_BYTES {
+        let message = format!("the file has {} bytes; the limit is {SPEC_FILE_BYTES}", text.len());
+        return Err(Problems::one(Problem::of_file(message)));
+    }
+    let (document, errors) = DeTable::parse_recoverable(text);
+    if errors.is_empty() {
+        return Ok(document);
+    }
+    let problem = |error: &toml::de::Error| Problem { message: error.message().to_owned(), span: error.span(), help: None };
+    Err(Problems(errors.iter().map(problem).collect()))
+}
+
+/// Reads a job; `others` are keys of the file that are read elsewhere.
+pub(super) fn read(table: &Table<'_>, default_name: &str, others: &[&'static str]) -> Option<JobSpec> {
+    let work = read_work(table);
+    let spec = read_job(table, default_name, work);
+    for key in others {
+        table.has(key);
+    }
+    table.note_unknown();
+    spec
+}
+
+/// Checks all of a sweep file but for its work, which is not there.
+pub(super) fn read_frame(table: &Table<'_>, default_name: &str) {
+    let nothing = Work::Program(ProgramSpec { command: Vec::new(), workdir: None });
+    read_job(table, default_name, Some(nothing));
+    for key in sweep::SWEEP_KEYS {
+        table.has(key);
+    }
+    table.note_unknown();
+}
+
+fn read_job(table: &Table<'_>, default_name: &str, work: Option<Work>) -> Option<JobSpec> {
+    read_version(table);
     let gang = table.table("gang").map(gang::read).unwrap_or_default();
-    let work = read_work(&table);
     if let Some(Work::Train(train)) = &work {
-        train::check_gang(&table, train, gang.workers);
+        train::check_gang(table, train, gang.workers);
     }
     let spec = work.map(|work| JobSpec {
-        name: read_name(&table).unwrap_or_else(|| default_name.to_owned()),
-        queue: read_queue(&table).unwrap_or_else(|| DEFAULT_QUEUE.to_owned()),
+        name: table.name().unwrap_or_else(|| default_name.to_owned()),
+        queue: read_queue(table).unwrap_or_else(|| DEFAULT_QUEUE.to_owned()),
         priority: table.integer("priority", i64::from(i32::MIN)..=i64::from(i32::MAX)).unwrap_or(0) as i32,
-        time_limit: read_time_limit(&table),
+        time_limit: read_time_limit(table),
         max_failures: table.integer("max_failures", 0..=i64::from(u32::MAX)).unwrap_or(0) as u32,
-        grace: read_grace(&table).unwrap_or(DEFAULT_GRACE),
-        env: read_env(&table),
+        grace: read_grace(table).unwrap_or(DEFAULT_GRACE),
+        env: read_env(table),
         secrets: table.texts("secrets").unwrap_or_default(),
         gang,
         work,
         checkpoint: table.table("checkpoint").map(read_checkpoint).unwrap_or_default(),
     });
-    note_known_keys(&table);
-    table.finish();
+    note_known_keys(table);
     spec
 }
 
@@ -169,19 +196,6 @@ fn read_version(table: &Table<'_>) {
         }
         None => table.require("version", "version = 1"),
     }
-}
-
-fn read_name(table: &Table<'_>) -> Option<String> {
-    let name = table.text("name")?;
-    if name.is_empty() || name.len() > JOB_NAME_BYTES || name.chars().any(char::is_control) {
-        let message = format!(
-            "`name` has {} bytes; it must have 1 to {JOB_NAME_BYTES}, none of them control",
-            name.len()
-        );
-        table.problem(table.span_of("name"), message);
-        return None;
-    }
-    Some(name)
 }
 
 fn read_queue(table: &Table<'_>) -> Option<String> {

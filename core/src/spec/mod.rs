@@ -2,11 +2,18 @@
 
 mod gang;
 mod job;
+mod params;
 pub(crate) mod reader;
+mod search;
+mod sweep;
+mod template;
 mod train;
 
 pub use gang::{BundleSpec, GangSpec, LabelRule, Placement, Workers};
 pub use job::{CheckpointPolicy, JobSpec, MetricMode, ProgramSpec, Work};
+pub use params::{Condition, Domain, ParamSpec, ParamValue, Params};
+pub use search::{Halving, HalvingMode, Pace, Search, Stopping};
+pub use sweep::{Objective, SweepSpec, is_sweep};
 pub use train::{
     Activation, AdamFields, Backend, DataSpec, Duration as TrainDuration, LOGICAL_SHARDS, Loss, ModelSpec,
     Optimizer, Schedule, TrainSpec, Validation, WorkerSpec,

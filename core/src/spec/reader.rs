@@ -4,6 +4,7 @@
 //! problem has been noted, so that the caller may go on with a default and the file is refused in the end.
 
 use crate::diagnostic::{Problem, Problems, suggest};
+use crate::limits::JOB_NAME_BYTES;
 use crate::quantity;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,6 +63,11 @@ impl<'d> Table<'d> {
         help: impl Into<String>,
     ) {
         self.sink.push(Problem::at(span, message).help(help));
+    }
+
+    /// Notes a problem that is put together already.
+    pub(crate) fn note(&self, problem: Problem) {
+        self.sink.push(problem);
     }
 
     /// The key as a person writes it: `gang.workers`.
@@ -164,7 +170,7 @@ impl<'d> Table<'d> {
                 _ => return self.expected(key, value, "a duration such as \"90s\" or \"2h\""),
             },
         };
-        self.note(value, parsed)
+        self.parsed(value, parsed)
     }
 
     /// A size such as `"512MiB"`, or a number of bytes.
@@ -177,7 +183,7 @@ impl<'d> Table<'d> {
                 _ => return self.expected(key, value, "a size such as \"512MiB\""),
             },
         };
-        self.note(value, parsed)
+        self.parsed(value, parsed)
     }
 
     /// A non-negative amount in thousandths: `2`, `0.5`.
@@ -193,10 +199,10 @@ impl<'d> Table<'d> {
             _ => return self.expected(key, value, "a number such as 1 or 0.5"),
         };
         let parsed = quantity::parse_milli(written.trim_start_matches('+'));
-        self.note(value, parsed.map_err(|error| format!("`{}`: {error}, 0 or more", self.path_of(key))))
+        self.parsed(value, parsed.map_err(|error| format!("`{}`: {error}, 0 or more", self.path_of(key))))
     }
 
-    fn note<T>(&self, value: Value<'d>, parsed: Result<T, String>) -> Option<T> {
+    fn parsed<T>(&self, value: Value<'d>, parsed: Result<T, String>) -> Option<T> {
         parsed.map_err(|message| self.problem(value.span(), message)).ok()
     }
 
@@ -289,8 +295,30 @@ impl<'d> Table<'d> {
         pairs.collect()
     }
 
+    /// The keys that have been asked for.
+    pub(crate) fn asked(&self) -> Vec<&'static str> {
+        self.known.borrow().iter().copied().collect()
+    }
+
+    /// The name that the document gives itself.
+    pub(crate) fn name(&self) -> Option<String> {
+        let name = self.text("name")?;
+        if name.is_empty() || name.len() > JOB_NAME_BYTES || name.chars().any(char::is_control) {
+            let bytes = name.len();
+            let message = format!("`name` has {bytes} bytes; it must have 1 to {JOB_NAME_BYTES}, none of them control");
+            self.problem(self.span_of("name"), message);
+            return None;
+        }
+        Some(name)
+    }
+
     /// Notes every key that nobody has asked for.
     pub(crate) fn finish(self) {
+        self.note_unknown();
+    }
+
+    /// The same for a table that is still needed.
+    pub(crate) fn note_unknown(&self) {
         let known = self.known.borrow();
         let known: Vec<&str> = known.iter().copied().collect();
         for (key, span, _) in self.entries().filter(|(key, _, _)| !known.contains(key)) {
