@@ -1,8 +1,12 @@
 //! Developer tasks, so that what CI does is one command and is written in Rust instead of shell.
-
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod check;
+mod layers;
 mod proto;
+mod source;
+mod tidy;
+mod workspace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,6 +15,9 @@ use anyhow::{Result, bail};
 
 const USAGE: &str = "usage: cargo xtask TASK
 
+  check             everything that CI runs; a failing step does not hide the others
+  layers            the edges between our crates are those that ARCHITECTURE.md draws, and pure crates are pure
+  tidy              what a reviewer would otherwise say twice
   proto [--check]   generate api/src/gen from api/proto (--check: fail if it is out of date)
 ";
 
@@ -29,9 +36,26 @@ fn main() -> ExitCode {
 fn dispatch(args: &[&str]) -> Result<()> {
     let root = root();
     match args {
+        ["check"] => check::run(&root),
+        ["layers"] => report("layers", &layers::problems(&root)?),
+        ["tidy"] => report("tidy", &tidy::problems(&root)?),
         ["proto"] => proto::generate(&root),
         ["proto", "--check"] => proto::check(&root),
         _ => bail!("unknown task {:?}\n\n{USAGE}", args.join(" ")),
+    }
+}
+
+/// Prints all problems; fails if there are any.
+fn report(task: &str, problems: &[String]) -> Result<()> {
+    for problem in problems {
+        eprintln!("{problem}");
+    }
+    match problems.len() {
+        0 => {
+            println!("{task}: nothing to say");
+            Ok(())
+        }
+        count => bail!("{task} found {count} problem{}", if count == 1 { "" } else { "s" }),
     }
 }
 

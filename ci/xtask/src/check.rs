@@ -1,0 +1,145 @@
+//! Everything that CI runs, in one command: the quick steps first, the tests last, and every step even if one before it
+//! failed.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{layers, proto, report, tidy};
+
+/// One profile for all: what the product is built with is what is tested, and nothing is compiled twice.
+const LINTS: [&str; 8] = [
+    "clippy",
+    "--release",
+    "--workspace",
+    "--all-targets",
+    "--locked",
+    "--",
+    "--deny=warnings",
+    UNSAFE_NEEDS_A_REASON,
+];
+const UNSAFE_NEEDS_A_REASON: &str = "--deny=clippy::undocumented_unsafe_blocks";
+const TESTS: [&str; 5] = ["test", "--release", "--workspace", "--locked", "--no-fail-fast"];
+
+/// How a step ended.
+enum Outcome {
+    Passed,
+    Failed(String),
+    /// What it needs is not installed.
+    Skipped(String),
+}
+
+/// The steps in their order, and what came of those that ran.
+#[derive(Default)]
+struct Steps(Vec<(&'static str, Outcome, Duration)>);
+
+pub(crate) fn run(root: &Path) -> Result<()> {
+    let mut steps = Steps::default();
+    steps.run("format", || cargo(root, &["fmt", "--all", "--check"]));
+    steps.run("layers", || report("layers", &layers::problems(root)?).map(passed));
+    steps.run("tidy", || report("tidy", &tidy::problems(root)?).map(passed));
+    steps.run("wire", || proto::check(root).map(passed));
+    steps.run("licences and advisories", || {
+        let args = ["deny", "--locked", "check"];
+        if installed("cargo", &["deny", "--version"]) {
+            cargo(root, &args)
+        } else {
+            skipped("cargo-deny is not installed")
+        }
+    });
+    steps.run("python", || {
+        let args = ["-m", "unittest", "discover", "-s", "python/tests", "-t", "python"];
+        if installed("python3", &["--version"]) {
+            command(root, "python3", &args)
+        } else {
+            skipped("python3 is not installed")
+        }
+    });
+    steps.run("lints", || cargo(root, &LINTS));
+    steps.run("tests", || cargo(root, &TESTS));
+    steps.summary()
+}
+
+impl Steps {
+    fn run(&mut self, name: &'static str, work: impl FnOnce() -> Result<Outcome>) {
+        println!("\n== {name}");
+        let start = Instant::now();
+        let outcome = work().unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
+        match &outcome {
+            Outcome::Passed => {}
+            Outcome::Failed(reason) => println!("failed: {reason}"),
+            Outcome::Skipped(reason) => println!("skipped: {reason}"),
+        }
+        self.0.push((name, outcome, start.elapsed()));
+    }
+
+    fn summary(&self) -> Result<()> {
+        println!("\n== summary");
+        let mut failed = Vec::new();
+        for (name, outcome, took) in &self.0 {
+            let word = match outcome {
+                Outcome::Passed => "passed".to_owned(),
+                Outcome::Failed(_) => "FAILED".to_owned(),
+                Outcome::Skipped(reason) => format!("skipped ({reason})"),
+            };
+            println!("{name:24} {:>7.1} s  {word}", took.as_secs_f64());
+            if matches!(outcome, Outcome::Failed(_)) {
+                failed.push(*name);
+            }
+        }
+        if !failed.is_empty() {
+            bail!("failed: {}", failed.join(", "));
+        }
+        Ok(())
+    }
+}
+
+fn passed(_: ()) -> Outcome {
+    Outcome::Passed
+}
+
+fn skipped(reason: &str) -> Result<Outcome> {
+    Ok(Outcome::Skipped(reason.to_owned()))
+}
+
+fn cargo(root: &Path, args: &[&str]) -> Result<Outcome> {
+    command(root, "cargo", args)
+}
+
+fn command(root: &Path, program: &str, args: &[&str]) -> Result<Outcome> {
+    println!("$ {program} {}", args.join(" "));
+    let status = Command::new(program)
+        .args(args)
+        .current_dir(root)
+        .status()
+        .with_context(|| format!("`{program}` cannot be run"))?;
+    Ok(if status.success() {
+        Outcome::Passed
+    } else {
+        Outcome::Failed(format!("`{program} {}`", args.join(" ")))
+    })
+}
+
+/// Whether a program is there and answers.
+fn installed(program: &str, args: &[&str]) -> bool {
+    let status = Command::new(program).args(args).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failing_step_fails_the_whole_and_hides_none() {
+        let mut steps = Steps::default();
+        steps.run("first", || bail!("broken"));
+        steps.run("second", || skipped("not installed"));
+        steps.run("third", || command(Path::new("."), "false", &[]));
+        steps.run("fourth", || command(Path::new("."), "true", &[]));
+        assert_eq!(steps.0.len(), 4);
+        assert_eq!(steps.summary().unwrap_err().to_string(), "failed: first, third");
+    }
+}
