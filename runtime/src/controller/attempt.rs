@@ -1,0 +1,369 @@
+//! An attempt from its placement to the end of its last process.
+//!
+//! Two phases: every node keeps its place (`Reserve`), then all start (`Start`). Whatever happens in between ends with
+//! a `Stop` to every node and a `Gone` from every node, so that nothing is given away that is still in use.
+
+use super::{Controller, Live, RETRY_FIRST, RETRY_LONGEST};
+use crate::launch::{Launch, LaunchWork, RankLaunch};
+use crate::protocol::{AgentEvent, Command, Happening, RankExit};
+use phalanx_core::id::AttemptId;
+use phalanx_core::job::{INTERRUPTED_CODE, TIME_LIMIT_CODE};
+use phalanx_core::spec::{Work, WorkerSpec};
+use phalanx_core::{
+    Attempt, AttemptState, Ending, Job, JobId, JobState, NodeName, NodeRun, Rank, RankRun, Reason, Run, Time,
+};
+use phalanx_scheduler::Bundle;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// What an attempt under way holds: the ranks on nodes that are not done with it.
+pub(super) fn bundles_still_held(job: &Job, run: &Run) -> Vec<Bundle> {
+    let Some(attempt) = job.attempts.last() else { return Vec::new() };
+    let held = attempt.ranks.iter().enumerate().filter(|(_, rank)| run.nodes.get(&rank.node).is_some_and(|n| !n.gone));
+    held.map(|(rank, run)| Bundle {
+        rank: rank as Rank,
+        node: run.node.clone(),
+        gpus: run.gpus.clone(),
+        each: job.spec.gang.each.clone(),
+    })
+    .collect()
+}
+
+impl Controller {
+    /// Makes an attempt of a decision: devices held, every node asked to keep its place.
+    pub(super) fn place(&mut self, now: Time, id: JobId, bundles: &[Bundle]) {
+        let Some(live) = self.jobs.get_mut(&id) else { return };
+        let job = &mut live.job;
+        let mut run = Run::default();
+        for bundle in bundles {
+            let Some(node) = self.nodes.get(&bundle.node) else { return };
+            let fresh = NodeRun { incarnation: node.incarnation().to_owned(), reserved: false, gone: false };
+            run.nodes.insert(bundle.node.clone(), fresh);
+        }
+        job.attempts.push(Attempt {
+            number: job.attempts.len() as u32 + 1,
+            state: AttemptState::Starting,
+            placed: now,
+            started: None,
+            ended: None,
+            exit_code: None,
+            failed_rank: None,
+            message: String::new(),
+            ranks: rank_runs(bundles),
+        });
+        job.run = Some(run);
+        let attempt = job.attempt_id();
+        self.cluster.hold(attempt, bundles);
+        self.enter(id, JobState::Starting, Reason::new("starting", "its ranks are being started"));
+        self.reserve(id);
+    }
+
+    /// Asks every node that does not keep its place yet.
+    fn reserve(&mut self, id: JobId) {
+        let Some(Live { job, .. }) = self.jobs.get(&id) else { return };
+        let Some(run) = &job.run else { return };
+        let attempt = job.attempt_id();
+        let master = master_node(job);
+        let waiting: Vec<NodeName> =
+            run.nodes.iter().filter(|(_, node)| !node.reserved).map(|(name, _)| name.clone()).collect();
+        for node in waiting {
+            let wants_master_port = master.as_ref() == Some(&node);
+            self.send(&node, Command::Reserve { attempt, wants_master_port });
+        }
+    }
+
+    /// Brings one node of an attempt up to date after its agent has come (back): commands are idempotent, so the one
+    /// that the attempt's phase asks for is sent again.
+    pub(super) fn remind(&mut self, id: JobId, node: &NodeName) {
+        let Some(Live { job, .. }) = self.jobs.get(&id) else { return };
+        let Some(run) = &job.run else { return };
+        let attempt = job.attempt_id();
+        let command = match &run.ending {
+            Some(ending) => stop_command(job, attempt, ending),
+            None if run.launched => Command::Start(Box::new(self.launch(job, run, node))),
+            None => Command::Reserve { attempt, wants_master_port: master_node(job).as_ref() == Some(node) },
+        };
+        self.send(node, command);
+    }
+
+    /// Takes in what happened to an attempt. Events may be repeated and may speak of attempts long over.
+    pub fn happened(&mut self, node: &NodeName, event: &AgentEvent) {
+        let attempt = event.attempt;
+        match &event.what {
+            Happening::Log(_) => return,
+            Happening::Report { metrics, .. } => return self.note_metric(attempt.job, metrics),
+            Happening::Checkpoint { step, path } => {
+                return self.take_checkpoint(node, attempt, event.time, *step, path);
+            }
+            _ => {}
+        }
+        let Some(job) = self.current_attempt(attempt) else { return };
+        if job.run.as_ref().is_none_or(|run| run.nodes.get(node).is_none_or(|n| n.gone)) {
+            return;
+        }
+        self.dirty.insert(attempt.job);
+        match &event.what {
+            Happening::Reserved { master_port } => self.reserved(attempt.job, node, *master_port),
+            Happening::Refused { message } => {
+                self.end_attempt(attempt.job, Ending::Lost, &format!("{node} could not start it: {message}"));
+            }
+            Happening::RankStarted { rank, .. } => self.rank_started(event.time, attempt.job, *rank),
+            Happening::RankExited(exit) => self.rank_exited(attempt.job, exit),
+            Happening::Gone { unreaped } => self.gone(event.time, attempt.job, node, unreaped),
+            Happening::Log(_) | Happening::Report { .. } | Happening::Checkpoint { .. } => {}
+        }
+    }
+
+    fn reserved(&mut self, id: JobId, node: &NodeName, master_port: u16) {
+        let Some(Live { job, .. }) = self.jobs.get_mut(&id) else { return };
+        let master = master_node(job);
+        let Some(run) = &mut job.run else { return };
+        if run.launched || run.ending.is_some() {
+            return;
+        }
+        if let Some(at) = run.nodes.get_mut(node) {
+            at.reserved = true;
+        }
+        if master.as_ref() == Some(node) {
+            run.master_port = master_port;
+        }
+        if run.nodes.values().all(|node| node.reserved) {
+            run.launched = true;
+            let nodes: Vec<NodeName> = run.nodes.keys().cloned().collect();
+            nodes.iter().for_each(|node| self.remind(id, node));
+        }
+    }
+
+    fn rank_started(&mut self, at: Time, id: JobId, rank: Rank) {
+        let Some(Live { job, fruitless, .. }) = self.jobs.get_mut(&id) else { return };
+        let Some(attempt) = job.attempts.last_mut() else { return };
+        if let Some(run) = attempt.ranks.get_mut(rank as usize) {
+            run.running = true;
+        }
+        if attempt.state != AttemptState::Starting || !attempt.ranks.iter().all(|rank| rank.running) {
+            return;
+        }
+        *fruitless = 0;
+        attempt.state = AttemptState::Running;
+        attempt.started = Some(at);
+        job.started.get_or_insert(at);
+        let ranks = attempt.ranks.len();
+        self.enter(id, JobState::Running, Reason::new("running", format!("{ranks} ranks run")));
+    }
+
+    fn rank_exited(&mut self, id: JobId, exit: &RankExit) {
+        let Some(Live { job, .. }) = self.jobs.get_mut(&id) else { return };
+        let Some(attempt) = job.attempts.last_mut() else { return };
+        let Some(rank) = attempt.ranks.get_mut(exit.rank as usize) else { return };
+        rank.exit_code = Some(exit.code);
+        let ending = job.run.as_ref().and_then(|run| run.ending.as_ref());
+        if exit.code == 0 || exit.asked || ending.is_some() {
+            return;
+        }
+        attempt.failed_rank = Some(exit.rank);
+        attempt.exit_code = Some(exit.code);
+        let message = format!("rank {} {}", exit.rank, exit.message);
+        let ending = Ending::Failure { code: exit.code, for_good: exit.not_started };
+        self.end_attempt(id, ending, &message);
+    }
+
+    /// Orders an attempt to end; what has been ordered for a stronger reason stays.
+    pub(super) fn end_attempt(&mut self, id: JobId, ending: Ending, message: &str) {
+        let Some(Live { job, .. }) = self.jobs.get_mut(&id) else { return };
+        let attempt_id = job.attempt_id();
+        let (Some(run), Some(attempt)) = (&mut job.run, job.attempts.last_mut()) else { return };
+        let first = run.ending.is_none();
+        if run.ending.as_ref().is_some_and(|earlier| weight(earlier) >= weight(&ending)) {
+            return;
+        }
+        run.ending = Some(ending.clone());
+        attempt.state = AttemptState::Stopping;
+        if first || attempt.failed_rank.is_none() {
+            attempt.message = message.to_owned();
+        }
+        job.reason = Reason::new("stopping", format!("being ended: {message}"));
+        self.dirty.insert(id);
+        let command = stop_command(&self.jobs[&id].job, attempt_id, &ending);
+        let nodes = self.jobs[&id].job.run.iter().flat_map(|run| &run.nodes);
+        let nodes: Vec<NodeName> = nodes.filter(|(_, node)| !node.gone).map(|(name, _)| name.clone()).collect();
+        nodes.iter().for_each(|node| self.send(node, command.clone()));
+    }
+
+    /// No process of the attempt is left on a node: what it held there is free, unless something could not be ended.
+    pub(super) fn gone(&mut self, at: Time, id: JobId, node: &NodeName, unreaped: &str) {
+        let Some(Live { job, .. }) = self.jobs.get_mut(&id) else { return };
+        let attempt_id = job.attempt_id();
+        let (Some(run), Some(attempt)) = (&mut job.run, job.attempts.last_mut()) else { return };
+        if let Some(node) = run.nodes.get_mut(node) {
+            node.gone = true;
+        }
+        if !unreaped.is_empty() {
+            attempt.message = format!("{}; on {node} could not be ended: {unreaped}", attempt.message);
+            for gpu in attempt.ranks.iter().filter(|rank| rank.node == *node).flat_map(|rank| &rank.gpus) {
+                self.cluster.quarantine(node, gpu.index);
+            }
+        }
+        self.cluster.release_on(attempt_id, node);
+        self.replan = true;
+        let all_gone = run.nodes.values().all(|node| node.gone);
+        // An agent that could not reach the service has ended its ranks unasked.
+        let unfinished = attempt.ranks.iter().any(|rank| rank.node == *node && rank.exit_code != Some(0));
+        if unfinished && run.ending.is_none() {
+            self.end_attempt(id, Ending::Lost, &format!("{node} lost touch with the service and ended its ranks"));
+        }
+        if all_gone {
+            self.finish(at, id);
+        }
+    }
+
+    /// The last process is gone: the attempt's outcome decides what becomes of the job.
+    fn finish(&mut self, at: Time, id: JobId) {
+        let Some(live) = self.jobs.get_mut(&id) else { return };
+        let job = &mut live.job;
+        let (Some(run), Some(attempt)) = (job.run.take(), job.attempts.last_mut()) else { return };
+        attempt.ended = Some(at);
+        let message = attempt.message.clone();
+        let (outcome, next, code) = match run.ending {
+            None => (AttemptState::Succeeded, JobState::Succeeded, Some(0)),
+            Some(Ending::Failure { code, for_good }) => {
+                job.failures += 1;
+                let last = for_good || job.failures > job.spec.max_failures;
+                let next = if last { JobState::Failed } else { JobState::Restarting };
+                (AttemptState::Failed, next, Some(code))
+            }
+            Some(Ending::TimeLimit) => (AttemptState::Failed, JobState::Failed, Some(TIME_LIMIT_CODE)),
+            Some(Ending::Cancelled) => (AttemptState::Cancelled, JobState::Cancelled, Some(INTERRUPTED_CODE)),
+            Some(Ending::Paused) => (AttemptState::Paused, JobState::Paused, None),
+            Some(Ending::Preempted | Ending::Shutdown) => (AttemptState::Preempted, JobState::Preempted, None),
+            Some(Ending::Lost) => (AttemptState::Lost, JobState::Restarting, None),
+        };
+        attempt.state = outcome;
+        attempt.exit_code = attempt.exit_code.or(code);
+        if next.is_terminal() {
+            job.ended = Some(at);
+            job.exit_code = code;
+        }
+        if outcome == AttemptState::Lost && attempt.started.is_none() {
+            live.fruitless += 1;
+            live.retry_at = Some(at + (RETRY_FIRST * 2_u32.saturating_pow(live.fruitless - 1)).min(RETRY_LONGEST));
+        }
+        let reason = outcome_reason(job, next, &message);
+        self.enter(id, next, reason);
+    }
+
+    fn launch(&self, job: &Job, run: &Run, node: &NodeName) -> Launch {
+        let attempt = job.attempts.last();
+        let ranks = attempt.map(|attempt| attempt.ranks.as_slice()).unwrap_or_default();
+        let here = ranks.iter().enumerate().filter(|(_, rank)| rank.node == *node);
+        let devices = self.nodes.get(node).map(|node| node.record.capacity.devices.as_slice()).unwrap_or_default();
+        let master = master_node(job).and_then(|name| self.nodes.get(&name));
+        Launch {
+            attempt: job.attempt_id(),
+            work: launch_work(job),
+            workdir: workdir(job),
+            env: job.spec.env.clone(),
+            cpus: job.spec.gang.each.cpus,
+            memory_bytes: job.spec.gang.each.memory_bytes,
+            world: ranks.len() as u32,
+            group_rank: nodes_by_rank(ranks).iter().position(|name| *name == node).unwrap_or(0) as u32,
+            group_world: run.nodes.len() as u32,
+            master_addr: master.map_or_else(|| "127.0.0.1".to_owned(), |node| node.record.address.clone()),
+            master_port: run.master_port,
+            restart_count: job.failures,
+            max_restarts: job.spec.max_failures,
+            grace: job.spec.grace,
+            checkpoint: job.checkpoints.last().map(|checkpoint| checkpoint.path.clone()),
+            ranks: here
+                .map(|(rank, run)| RankLaunch {
+                    rank: rank as Rank,
+                    visible_devices: phalanx_gpu::visible_devices(
+                        &devices.iter().filter(|d| run.gpus.iter().any(|gpu| gpu.index == d.index)).cloned().collect::<Vec<_>>(),
+                    ),
+                })
+                .collect(),
+        }
+    }
+}
+
+fn rank_runs(bundles: &[Bundle]) -> Vec<RankRun> {
+    let mut bundles: Vec<&Bundle> = bundles.iter().collect();
+    bundles.sort_by_key(|bundle| bundle.rank);
+    let runs = bundles.into_iter().map(|bundle| RankRun {
+        node: bundle.node.clone(),
+        gpus: bundle.gpus.clone(),
+        running: false,
+        exit_code: None,
+    });
+    runs.collect()
+}
+
+/// A later wish overrides an earlier one only where it weighs more: a person's word over the machine's, the end over a
+/// pause, and what failed for good over what may be tried again.
+fn weight(ending: &Ending) -> u8 {
+    match ending {
+        Ending::Shutdown | Ending::Preempted => 0,
+        Ending::Lost => 1,
+        Ending::Failure { for_good: false, .. } => 2,
+        Ending::Paused => 3,
+        Ending::Failure { for_good: true, .. } => 4,
+        Ending::TimeLimit => 5,
+        Ending::Cancelled => 6,
+    }
+}
+
+fn stop_command(job: &Job, attempt: AttemptId, ending: &Ending) -> Command {
+    let ask_first = matches!(ending, Ending::Paused | Ending::Preempted);
+    Command::Stop { attempt, ask_first, grace: job.spec.grace }
+}
+
+fn outcome_reason(job: &Job, next: JobState, message: &str) -> Reason {
+    let (failures, allowed) = (job.failures, job.spec.max_failures);
+    match next {
+        JobState::Succeeded => Reason::new("succeeded", "every rank ended with exit code 0"),
+        JobState::Restarting if job.attempts.last().is_some_and(|a| a.state == AttemptState::Lost) => {
+            Reason::new("node_lost", format!("waits for another attempt: {message}"))
+        }
+        JobState::Restarting => {
+            Reason::new("restarting", format!("waits for another attempt after failure {failures} of {allowed} allowed: {message}"))
+        }
+        JobState::Failed => Reason::new("failed", message),
+        JobState::Cancelled => Reason::new("cancelled", message),
+        JobState::Paused => Reason::new("paused", "paused; resume it to go on"),
+        _ => Reason::new("preempted", format!("waits to go on: {message}")),
+    }
+}
+
+fn launch_work(job: &Job) -> LaunchWork {
+    match &job.spec.work {
+        Work::Program(program) => LaunchWork::Program(program.command.clone()),
+        Work::Train(train) => LaunchWork::Worker(Box::new(WorkerSpec {
+            name: job.spec.name.clone(),
+            train: (**train).clone(),
+            checkpoint: job.spec.checkpoint.clone(),
+            base_dir: job.base_dir.clone(),
+        })),
+    }
+}
+
+fn workdir(job: &Job) -> std::path::PathBuf {
+    match &job.spec.work {
+        Work::Program(program) => job.base_dir.join(program.workdir.as_deref().map_or(Path::new("."), Path::new)),
+        Work::Train(_) => job.base_dir.clone(),
+    }
+}
+
+/// The node of rank 0.
+fn master_node(job: &Job) -> Option<NodeName> {
+    Some(job.attempts.last()?.ranks.first()?.node.clone())
+}
+
+/// The gang's nodes, each at the place of its lowest rank.
+fn nodes_by_rank(ranks: &[RankRun]) -> Vec<&NodeName> {
+    let mut first: BTreeMap<&NodeName, usize> = BTreeMap::new();
+    for (rank, run) in ranks.iter().enumerate() {
+        first.entry(&run.node).or_insert(rank);
+    }
+    let mut nodes: Vec<(&NodeName, usize)> = first.into_iter().collect();
+    nodes.sort_by_key(|&(_, rank)| rank);
+    nodes.into_iter().map(|(node, _)| node).collect()
+}

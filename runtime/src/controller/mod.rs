@@ -1,0 +1,317 @@
+//! The controller: a state machine that turns requests, agents' events and the passing of time into effects.
+//!
+//! Architecture invariant: nothing here reads a clock, waits or does I/O. The loop around it (`service::core`) commits
+//! the writes of an [`Effects`] before it sends the commands, so that whatever anybody hears of is already durable; a
+//! seeded simulator drives the same machine with crashed agents, lost messages and a killed service.
+
+mod attempt;
+mod checkpoints;
+mod nodes;
+mod requests;
+#[cfg(test)]
+mod simulation;
+
+pub use nodes::{Node, NodeRecord};
+pub use requests::{Refusal, Submission};
+
+use crate::protocol::Command;
+use phalanx_core::id::AttemptId;
+use phalanx_core::{Ending, Job, JobId, JobState, NodeName, Reason, Time};
+use phalanx_scheduler::{Cluster, Pending, Queue};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// What the controller is told once.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The controller of a `run` without a service: it runs its own jobs only, and they end with it.
+    pub embedded: bool,
+    /// How long an agent may be silent.
+    pub node_timeout: Duration,
+}
+
+/// After a node is called lost its agent has ended the ranks there; so much later their devices are promised again.
+const FENCE_MARGIN: Duration = Duration::from_secs(2);
+/// An attempt that a node could not start is tried again after this, doubled each time in a row …
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+/// … up to this.
+const RETRY_LONGEST: Duration = Duration::from_secs(30);
+
+/// What has to happen because of what the controller decided: first all writes in one transaction, then the sends.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Jobs as they are to be stored; several of one job stand in the order of their time.
+    pub jobs: Vec<Saved>,
+    /// Nodes whose record changed.
+    pub nodes: Vec<NodeRecord>,
+    /// Why each waiting job waits, where that has been decided anew; need not be stored.
+    pub reasons: Option<BTreeMap<JobId, Reason>>,
+    /// Commands for agents.
+    pub sends: Vec<(NodeName, Command)>,
+}
+
+impl Effects {
+    /// Puts what was decided later behind what is still to be done.
+    pub fn absorb(&mut self, later: Effects) {
+        self.jobs.extend(later.jobs);
+        self.nodes.extend(later.nodes);
+        self.reasons = later.reasons.or(self.reasons.take());
+        self.sends.extend(later.sends);
+    }
+}
+
+/// A job as it is to be stored.
+#[derive(Clone, Debug)]
+pub struct Saved {
+    /// The job.
+    pub job: Job,
+    /// It has entered another state: those who watch it are told.
+    pub entered: bool,
+}
+
+/// A job that is not terminal, with what need not outlive the process.
+#[derive(Clone, Debug)]
+struct Live {
+    job: Job,
+    /// Not placed again before this time.
+    retry_at: Option<Time>,
+    /// Attempts in a row that ended before all their ranks had started, through no fault of the job.
+    fruitless: u32,
+    /// The last value of the checkpoint policy's metric.
+    metric: Option<f64>,
+}
+
+impl Live {
+    fn new(job: Job) -> Self {
+        Live { job, retry_at: None, fruitless: 0, metric: None }
+    }
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Controller {
+    config: Config,
+    jobs: BTreeMap<JobId, Live>,
+    next_job: u64,
+    nodes: BTreeMap<NodeName, Node>,
+    cluster: Cluster,
+    queue: Queue,
+    /// Something changed that may let a waiting gang start.
+    replan: bool,
+    stopping: bool,
+    dirty: BTreeSet<JobId>,
+    effects: Effects,
+    /// Jobs as they were before the requests that are not committed yet; `None` where there was none.
+    undo: Vec<(JobId, Option<Live>)>,
+}
+
+impl Controller {
+    /// Starts from what the store holds: jobs that are not terminal, and the nodes that were known.
+    ///
+    /// Nodes count as disconnected from `now` on. A job of an embedded `run` that died has nobody left to run it and
+    /// fails here; the jobs of a service are left alone by an embedded controller.
+    pub fn restore(config: Config, now: Time, next_job: u64, jobs: Vec<Job>, nodes: Vec<NodeRecord>) -> Self {
+        let mut controller = Controller {
+            config,
+            jobs: BTreeMap::new(),
+            next_job,
+            nodes: BTreeMap::new(),
+            cluster: Cluster::new(),
+            queue: Queue::new(),
+            replan: true,
+            stopping: false,
+            dirty: BTreeSet::new(),
+            effects: Effects::default(),
+            undo: Vec::new(),
+        };
+        for record in nodes {
+            controller.restore_node(now, record);
+        }
+        for job in jobs {
+            if job.embedded {
+                controller.bury(now, job);
+            } else if !controller.config.embedded {
+                controller.adopt(job);
+            }
+        }
+        controller
+    }
+
+    /// A job whose `run` died with it.
+    fn bury(&mut self, now: Time, mut job: Job) {
+        let text = "the `phalanx run` it belonged to was killed";
+        if let (Some(_), Some(attempt)) = (job.run.take(), job.attempts.last_mut()) {
+            attempt.state = phalanx_core::AttemptState::Lost;
+            attempt.ended = Some(now);
+            attempt.message = text.to_owned();
+        }
+        job.state = JobState::Failed;
+        job.reason = Reason::new("run_killed", text);
+        job.exit_code = Some(phalanx_core::job::SERVICE_TROUBLE_CODE);
+        job.ended = Some(now);
+        self.effects.jobs.push(Saved { job, entered: true });
+    }
+
+    /// A job that the service goes on with: its gang keeps what it holds until its agents have spoken.
+    fn adopt(&mut self, job: Job) {
+        let id = job.id;
+        if let Some(run) = &job.run {
+            let bundles = attempt::bundles_still_held(&job, run);
+            self.cluster.hold(job.attempt_id(), &bundles);
+        }
+        self.jobs.insert(id, Live::new(job));
+        self.sync_queue(id);
+    }
+
+    /// Every job that is not terminal.
+    pub fn jobs(&self) -> impl Iterator<Item = &Job> {
+        self.jobs.values().map(|live| &live.job)
+    }
+
+    /// A job that is not terminal.
+    pub fn job(&self, id: JobId) -> Option<&Job> {
+        self.jobs.get(&id).map(|live| &live.job)
+    }
+
+    /// Every node that was ever seen.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    /// What is held and free where.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// How many gangs wait.
+    pub fn waiting(&self) -> usize {
+        self.jobs.values().filter(|live| live.job.state.is_waiting()).count()
+    }
+
+    /// No attempt is under way.
+    pub fn is_idle(&self) -> bool {
+        self.jobs.values().all(|live| live.job.run.is_none())
+    }
+
+    /// Ends every attempt, to be run again by the next service, and places nothing any more.
+    pub fn shut_down(&mut self) {
+        self.stopping = true;
+        let running: Vec<JobId> = self.jobs.iter().filter(|(_, live)| live.job.run.is_some()).map(|(&id, _)| id).collect();
+        let ending = if self.config.embedded { Ending::Cancelled } else { Ending::Shutdown };
+        for id in running {
+            self.end_attempt(id, ending.clone(), "the service was shut down");
+        }
+    }
+
+    /// Lets time pass: silent nodes, time limits, retries.
+    pub fn tick(&mut self, now: Time) {
+        self.check_nodes(now);
+        let late: Vec<JobId> =
+            self.jobs.values().filter(|live| time_limit_at(&live.job).is_some_and(|at| at <= now)).map(|live| live.job.id).collect();
+        for id in late {
+            let limit = self.jobs[&id].job.spec.time_limit.unwrap_or_default();
+            let message = format!("the job outran its time limit of {limit:?}");
+            self.end_attempt(id, Ending::TimeLimit, &message);
+        }
+        let due: Vec<JobId> =
+            self.jobs.iter().filter(|(_, live)| live.retry_at.is_some_and(|at| at <= now)).map(|(&id, _)| id).collect();
+        for id in due {
+            if let Some(live) = self.jobs.get_mut(&id) {
+                live.retry_at = None;
+            }
+            self.sync_queue(id);
+        }
+    }
+
+    /// When `tick` has something to do next.
+    pub fn next_timer(&self) -> Option<Time> {
+        let limits = self.jobs.values().filter_map(|live| time_limit_at(&live.job));
+        let retries = self.jobs.values().filter_map(|live| live.retry_at);
+        limits.chain(retries).chain(self.node_timers()).min()
+    }
+
+    /// Places what can be placed and hands out everything that has to happen since the last call.
+    pub fn settle(&mut self, now: Time) -> Effects {
+        if self.replan && !self.stopping {
+            self.replan = false;
+            self.plan(now);
+        }
+        self.take_effects()
+    }
+
+    fn take_effects(&mut self) -> Effects {
+        for id in std::mem::take(&mut self.dirty) {
+            if let Some(live) = self.jobs.get(&id) {
+                self.effects.jobs.push(Saved { job: live.job.clone(), entered: false });
+            }
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    fn plan(&mut self, now: Time) {
+        let plan = phalanx_scheduler::plan(now, &self.cluster, &self.queue);
+        let mut reasons = BTreeMap::new();
+        for (id, reason) in plan.reasons {
+            let reason = Reason::new(reason.code.as_str(), reason.text);
+            if let Some(live) = self.jobs.get_mut(&id) {
+                live.job.reason = reason.clone();
+            }
+            reasons.insert(id, reason);
+        }
+        self.effects.reasons = Some(reasons);
+        for (id, bundles) in plan.placements {
+            self.place(now, id, &bundles);
+        }
+    }
+
+    /// Makes the queue say what the job's state says: a waiting job is in it, any other is not.
+    fn sync_queue(&mut self, id: JobId) {
+        self.replan = true;
+        self.queue.remove(id);
+        let Some(live) = self.jobs.get(&id) else { return };
+        if live.job.state.is_waiting() && live.job.run.is_none() && live.retry_at.is_none() {
+            self.queue.insert(Pending {
+                job: id,
+                queue: live.job.spec.queue.clone(),
+                priority: live.job.spec.priority,
+                submitted: live.job.submitted,
+                gang: live.job.spec.gang.clone(),
+            });
+        }
+    }
+
+    /// Moves a job to another state; the only place where a state changes.
+    fn enter(&mut self, id: JobId, state: JobState, reason: Reason) {
+        let Some(live) = self.jobs.get_mut(&id) else { return };
+        assert!(live.job.state.may_become(state), "{id} cannot go from {} to {state}", live.job.state);
+        live.job.state = state;
+        live.job.reason = reason;
+        self.dirty.remove(&id);
+        self.effects.jobs.push(Saved { job: live.job.clone(), entered: true });
+        if state.is_terminal() {
+            self.jobs.remove(&id);
+        }
+        self.sync_queue(id);
+    }
+
+    fn send(&mut self, node: &NodeName, command: Command) {
+        self.effects.sends.push((node.clone(), command));
+    }
+}
+
+/// When a job with an attempt under way reaches its time limit: what it has run so far counts over all attempts.
+fn time_limit_at(job: &Job) -> Option<Time> {
+    let limit = job.spec.time_limit?;
+    let run = job.run.as_ref().filter(|run| run.ending.is_none())?;
+    let attempt = job.attempts.last().filter(|_| run.launched)?;
+    let earlier: Duration = job.attempts.iter().map(|past| match (past.started, past.ended) {
+        (Some(started), Some(ended)) => ended.since(started),
+        _ => Duration::ZERO,
+    }).sum();
+    Some(attempt.started? + limit.saturating_sub(earlier))
+}
+
+/// The attempt an event speaks of, if it is the one under way.
+fn is_current(job: &Job, attempt: AttemptId) -> bool {
+    job.run.is_some() && job.attempt_id() == attempt
+}

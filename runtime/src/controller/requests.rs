@@ -1,0 +1,175 @@
+//! What people ask of the controller. A request changes nothing that anybody hears of until it is committed: the loop
+//! calls [`Controller::accept`] then, or [`Controller::roll_back`] where the store refused it.
+
+use super::{Controller, Effects, Live, Saved, is_current};
+use phalanx_core::job::INTERRUPTED_CODE;
+use phalanx_core::{Ending, Job, JobId, JobSpec, JobState, Reason, Time};
+use std::path::PathBuf;
+
+/// A job to be run, read and valid.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// What to run.
+    pub spec: JobSpec,
+    /// Where relative paths start from.
+    pub base_dir: PathBuf,
+}
+
+/// Why a request is refused; nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No job of this id that is still going on.
+    NotLive(JobId),
+    /// The cluster could not run it even if it were empty.
+    Infeasible(Reason),
+    /// A queue that the service does not have.
+    UnknownQueue(String),
+    /// A secret that the service does not have.
+    UnknownSecret(String),
+    /// The job's state does not allow it.
+    WrongState {
+        /// The job.
+        job: JobId,
+        /// Its state.
+        state: JobState,
+        /// What was asked.
+        asked: &'static str,
+    },
+    /// The service is being shut down.
+    ShuttingDown,
+}
+
+impl Controller {
+    /// Whether a job could be run here at all.
+    pub fn validate(&self, submission: &Submission) -> Result<(), Refusal> {
+        if self.stopping {
+            return Err(Refusal::ShuttingDown);
+        }
+        let spec = &submission.spec;
+        if spec.queue != "default" {
+            return Err(Refusal::UnknownQueue(spec.queue.clone()));
+        }
+        if let Some(secret) = spec.secrets.first() {
+            return Err(Refusal::UnknownSecret(secret.clone()));
+        }
+        // A service that no node has joined yet knows nothing of what will be possible.
+        if self.nodes.is_empty() {
+            return Ok(());
+        }
+        let check = phalanx_scheduler::check(&self.cluster, &spec.gang);
+        check.map_err(|reason| Refusal::Infeasible(Reason::new(reason.code.as_str(), reason.text)))
+    }
+
+    /// Queues a job.
+    pub fn submit(&mut self, now: Time, submission: Submission) -> Result<Job, Refusal> {
+        self.validate(&submission)?;
+        let job = Job { id: JobId(self.next_job), ..self.preview(now, submission) };
+        let id = job.id;
+        self.next_job += 1;
+        self.undo.push((id, None));
+        self.effects.jobs.push(Saved { job: job.clone(), entered: true });
+        self.jobs.insert(id, Live::new(job.clone()));
+        self.sync_queue(id);
+        Ok(job)
+    }
+
+    /// The job that a submission would make, with the id 0.
+    pub fn preview(&self, now: Time, submission: Submission) -> Job {
+        Job {
+            id: JobId(0),
+            spec: submission.spec,
+            base_dir: submission.base_dir,
+            embedded: self.config.embedded,
+            state: JobState::Queued,
+            reason: Reason::new("submitted", "waits for the scheduler's next decision"),
+            exit_code: None,
+            submitted: now,
+            started: None,
+            ended: None,
+            failures: 0,
+            attempts: Vec::new(),
+            checkpoints: Vec::new(),
+            run: None,
+        }
+    }
+
+    /// Ends a job for good; asked again while it ends, it changes nothing.
+    pub fn cancel(&mut self, now: Time, id: JobId) -> Result<Job, Refusal> {
+        let job = self.touch(id)?;
+        if job.run.is_some() {
+            self.end_attempt(id, Ending::Cancelled, "cancelled");
+            return self.current(id);
+        }
+        let live = self.jobs.get_mut(&id).ok_or(Refusal::NotLive(id))?;
+        live.job.ended = Some(now);
+        live.job.exit_code = Some(INTERRUPTED_CODE);
+        let mut job = live.job.clone();
+        let reason = Reason::new("cancelled", "cancelled before it ran");
+        (job.state, job.reason) = (JobState::Cancelled, reason.clone());
+        self.enter(id, JobState::Cancelled, reason);
+        Ok(job)
+    }
+
+    /// Ends a job's processes, after asking for a checkpoint, until it is resumed.
+    pub fn pause(&mut self, _now: Time, id: JobId) -> Result<Job, Refusal> {
+        let job = self.touch(id)?;
+        let (state, ending) = (job.state, job.run.as_ref().map(|run| run.ending.clone()));
+        match ending {
+            None if state == JobState::Paused => {}
+            None => self.enter(id, JobState::Paused, Reason::new("paused", "paused; resume it to go on")),
+            Some(Some(Ending::Cancelled | Ending::TimeLimit | Ending::Failure { for_good: true, .. })) => {
+                return Err(Refusal::WrongState { job: id, state, asked: "paused" });
+            }
+            Some(_) => self.end_attempt(id, Ending::Paused, "paused"),
+        }
+        self.current(id)
+    }
+
+    /// Lets a paused job go on.
+    pub fn resume(&mut self, _now: Time, id: JobId) -> Result<Job, Refusal> {
+        let state = self.touch(id)?.state;
+        if state != JobState::Paused {
+            return Err(Refusal::WrongState { job: id, state, asked: "resumed" });
+        }
+        self.enter(id, JobState::Queued, Reason::new("resumed", "waits for the scheduler's next decision"));
+        self.current(id)
+    }
+
+    fn touch(&mut self, id: JobId) -> Result<&Job, Refusal> {
+        let live = self.jobs.get(&id).ok_or(Refusal::NotLive(id))?;
+        self.undo.push((id, Some(live.clone())));
+        Ok(&live.job)
+    }
+
+    fn current(&self, id: JobId) -> Result<Job, Refusal> {
+        self.job(id).cloned().ok_or(Refusal::NotLive(id))
+    }
+
+    /// What the requests since the last commit have to write and send.
+    pub fn requested(&mut self) -> Effects {
+        self.take_effects()
+    }
+
+    /// The requests are committed.
+    pub fn accept(&mut self) {
+        self.undo.clear();
+    }
+
+    /// The requests could not be committed: every job is again as it was before them.
+    pub fn roll_back(&mut self) {
+        self.effects = Effects::default();
+        while let Some((id, before)) = self.undo.pop() {
+            match before {
+                Some(live) => self.jobs.insert(id, live),
+                None => self.jobs.remove(&id),
+            };
+            self.dirty.remove(&id);
+            self.sync_queue(id);
+        }
+    }
+
+    /// Whether the job has this attempt under way (for late events of older ones).
+    pub(super) fn current_attempt(&self, attempt: phalanx_core::AttemptId) -> Option<&Job> {
+        self.job(attempt.job).filter(|job| is_current(job, attempt))
+    }
+}

@@ -1,0 +1,80 @@
+//! The one vocabulary of errors that the faces raise to gRPC and HTTP.
+
+use crate::controller::Refusal;
+use crate::store::StoreError;
+use phalanx_core::{JobId, JobState, Problems, Reason};
+use std::path::PathBuf;
+
+/// Why the service could not do what it was asked; nothing has changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No job has this id.
+    #[error("there is no job {0}; `phalanx ps -a` lists all jobs")]
+    UnknownJob(JobId),
+    /// A file with problems, and its text for showing them.
+    #[error("{problems}")]
+    InvalidFile {
+        /// All that is wrong.
+        problems: Problems,
+        /// The file.
+        text: String,
+    },
+    /// The cluster could not run it even if it were empty.
+    #[error("{}", .0.text)]
+    Infeasible(Reason),
+    /// A request id that has been used for something else.
+    #[error("request id `{request_id}` was used for another submission; use a fresh one for new content")]
+    Conflict {
+        /// The id.
+        request_id: String,
+    },
+    /// A text that is too long for a request id.
+    #[error("a request id has at most {limit} bytes, this one {bytes}")]
+    RequestIdTooLong {
+        /// Its length.
+        bytes: usize,
+        /// The bound.
+        limit: usize,
+    },
+    /// The job's state does not allow it.
+    #[error("{job} is {state} and cannot be {asked}")]
+    WrongState {
+        /// The job.
+        job: JobId,
+        /// Its state.
+        state: JobState,
+        /// What was asked.
+        asked: &'static str,
+    },
+    /// A queue that the service does not have.
+    #[error("there is no queue `{0}`; this service has `default`")]
+    UnknownQueue(String),
+    /// A secret that the service does not have.
+    #[error("there is no secret `{0}` in the service's secret store; set it before submitting the job")]
+    UnknownSecret(String),
+    /// Records at rest can only be read.
+    #[error("no service runs on {}; start one with `phalanx up`", .data_dir.display())]
+    ReadOnly {
+        /// The data folder.
+        data_dir: PathBuf,
+    },
+    /// The service is being shut down or has stopped.
+    #[error("the service is being shut down; try again when it is back")]
+    Unavailable,
+    /// The store could not do its part.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NotLive(job) => Error::UnknownJob(job),
+            Refusal::Infeasible(reason) => Error::Infeasible(reason),
+            Refusal::UnknownQueue(queue) => Error::UnknownQueue(queue),
+            Refusal::UnknownSecret(secret) => Error::UnknownSecret(secret),
+            Refusal::WrongState { job, state, asked } => Error::WrongState { job, state, asked },
+            Refusal::ShuttingDown => Error::Unavailable,
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! The loop around the controller: it takes inputs in, commits what the controller decides, and only then acts.
+//!
+//! Cancel: `shutdown` ends the attempts first and then the loop. Error: a store that cannot commit (a full disk) stops
+//! nothing but the answers: what is owed is tried again until it succeeds, and requests are refused meanwhile.
+
+use super::{NodeStatus, Shared};
+use crate::controller::{Controller, Effects, Saved, Submission};
+use crate::error::Error;
+use crate::protocol::{AgentEvent, Command, Hello};
+use crate::store::{StoreError, Write};
+use phalanx_core::{Job, JobId, JobState, NodeName, Time};
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// Inputs that one commit takes together.
+const BATCH: usize = 256;
+/// Between two tries to commit what is owed.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long a shutdown waits for attempts to end before it leaves them to their agents.
+const SHUTDOWN_BOUND: Duration = Duration::from_secs(60);
+
+/// What the loop is told.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// Somebody asks for something.
+    Request(Request, oneshot::Sender<Result<Job, Error>>),
+    /// Somebody looks at the nodes.
+    Nodes(oneshot::Sender<Vec<NodeStatus>>),
+    /// An agent's session began; later ones of the same node replace it.
+    Joined { hello: Hello, session: u64, to: mpsc::Sender<Outgoing> },
+    /// A session ended.
+    Left { node: NodeName, session: u64 },
+    /// What happened on a node; its records are committed already.
+    Happened { node: NodeName, session: u64, events: Vec<AgentEvent>, through: u64 },
+    /// Live use of a node's devices.
+    DeviceUse { node: NodeName, devices: Vec<(u64, f64)> },
+}
+
+/// What people ask for.
+#[derive(Debug)]
+pub(super) enum Request {
+    Validate(Submission),
+    Submit { submission: Submission, request_id: Option<(String, [u8; 32])> },
+    Cancel(JobId),
+    Pause(JobId),
+    Resume(JobId),
+}
+
+/// What the loop tells a session.
+#[derive(Debug)]
+pub(super) enum Outgoing {
+    /// A command for the agent.
+    Command(Command),
+    /// Everything up to here is committed.
+    Ack(u64),
+}
+
+/// The wall clock, made steady: it never goes back while the process lives.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    epoch: Duration,
+    started: Instant,
+}
+
+impl Clock {
+    /// Reads the wall clock once.
+    pub fn start() -> Self {
+        let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Clock { epoch, started: Instant::now() }
+    }
+
+    /// The time.
+    pub fn now(&self) -> Time {
+        Time::ZERO + self.epoch + self.started.elapsed()
+    }
+}
+
+struct Session {
+    id: u64,
+    to: mpsc::Sender<Outgoing>,
+    /// Events applied since the last commit.
+    applied: Option<u64>,
+}
+
+/// The loop's own state.
+pub(super) struct Control {
+    controller: Controller,
+    shared: Arc<Shared>,
+    clock: Clock,
+    sessions: BTreeMap<NodeName, Session>,
+    device_use: BTreeMap<NodeName, Vec<(u64, f64)>>,
+    /// Decided and not committed yet.
+    owed: Effects,
+    /// The last commit failed.
+    failing: bool,
+}
+
+impl Control {
+    pub(super) fn new(controller: Controller, shared: Arc<Shared>, clock: Clock) -> Self {
+        let live = controller.jobs().map(|job| (job.id, Arc::new(job.clone()))).collect();
+        *shared.live.write().unwrap_or_else(PoisonError::into_inner) = live;
+        Control {
+            controller,
+            shared,
+            clock,
+            sessions: BTreeMap::new(),
+            device_use: BTreeMap::new(),
+            owed: Effects::default(),
+            failing: false,
+        }
+    }
+
+    pub(super) async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Input>,
+        shutdown: CancellationToken,
+    ) -> Result<(), Error> {
+        let mut inputs = Vec::with_capacity(BATCH);
+        let mut give_up: Option<Instant> = None;
+        self.settle().await;
+        loop {
+            let wake = self.wake_after(give_up);
+            tokio::select! {
+                received = inbox.recv_many(&mut inputs, BATCH) => {
+                    if received == 0 {
+                        return Ok(());
+                    }
+                }
+                () = tokio::time::sleep(wake) => {}
+                () = shutdown.cancelled(), if give_up.is_none() => {
+                    give_up = Some(Instant::now() + SHUTDOWN_BOUND);
+                    self.controller.shut_down();
+                }
+            }
+            self.step(&mut inputs).await;
+            let over = give_up.is_some_and(|at| Instant::now() >= at);
+            if over || give_up.is_some() && self.controller.is_idle() && !self.failing {
+                return Ok(());
+            }
+        }
+    }
+
+    /// How long the loop may sleep.
+    fn wake_after(&self, give_up: Option<Instant>) -> Duration {
+        let timer = self.controller.next_timer().map(|at| at.since(self.clock.now()));
+        let retry = self.failing.then_some(RETRY);
+        let bound = give_up.map(|at| at.saturating_duration_since(Instant::now()));
+        let hour = Duration::from_secs(3600);
+        timer.into_iter().chain(retry).chain(bound).min().unwrap_or(hour).clamp(Duration::from_millis(1), hour)
+    }
+
+    async fn step(&mut self, inputs: &mut Vec<Input>) {
+        let mut requests = Vec::new();
+        let mut news = Vec::new();
+        for input in inputs.drain(..) {
+            match input {
+                Input::Request(request, answer) => requests.push((request, answer)),
+                Input::Nodes(answer) => drop(answer.send(self.node_status())),
+                other => news.push(other),
+            }
+        }
+        if !requests.is_empty() {
+            self.answer(requests).await;
+        }
+        for input in news {
+            self.take_in(input);
+        }
+        self.settle().await;
+    }
+
+    fn take_in(&mut self, input: Input) {
+        match input {
+            Input::Joined { hello, session, to } => {
+                self.sessions.insert(hello.node.clone(), Session { id: session, to, applied: None });
+                self.controller.joined(self.clock.now(), &hello);
+            }
+            Input::Left { node, session } if self.is_current(&node, session) => {
+                self.sessions.remove(&node);
+                self.device_use.remove(&node);
+                self.controller.left(self.clock.now(), &node);
+            }
+            Input::Happened { node, session, events, through } if self.is_current(&node, session) => {
+                events.iter().for_each(|event| self.controller.happened(&node, event));
+                if let Some(session) = self.sessions.get_mut(&node) {
+                    session.applied = Some(through);
+                }
+            }
+            Input::DeviceUse { node, devices } => drop(self.device_use.insert(node, devices)),
+            // The rest of a session that another one has replaced: the agent says it again in the new one.
+            Input::Left { .. } | Input::Happened { .. } | Input::Request(..) | Input::Nodes(_) => {}
+        }
+    }
+
+    fn is_current(&self, node: &NodeName, session: u64) -> bool {
+        self.sessions.get(node).is_some_and(|current| current.id == session)
+    }
+
+    /// Answers requests after one commit for all of them; where that fails none of them has happened.
+    async fn answer(&mut self, requests: Vec<(Request, oneshot::Sender<Result<Job, Error>>)>) {
+        let mut writes = Vec::new();
+        let mut answers = Vec::new();
+        let mut seen: BTreeMap<String, ([u8; 32], JobId)> = BTreeMap::new();
+        // While something is owed the store is in trouble: taking more promises would only make it owe more.
+        if self.failing {
+            self.settle().await;
+        }
+        for (request, answer) in requests {
+            let answered = self.apply(request, &mut writes, &mut seen).await;
+            answers.push((answered, answer));
+        }
+        let effects = self.controller.requested();
+        writes.extend(job_writes(&effects));
+        let committed = if writes.is_empty() { Ok(()) } else { self.shared.state.commit(&writes).await.map(drop) };
+        match committed {
+            Ok(()) => {
+                self.controller.accept();
+                self.publish(effects);
+                answers.into_iter().for_each(|(answered, answer)| drop(answer.send(answered)));
+            }
+            Err(error) => {
+                self.controller.roll_back();
+                let message = Arc::new(error);
+                for (answered, answer) in answers {
+                    let refused = answered.and_then(|_| Err(Error::Store(StoreError::clone(&message))));
+                    drop(answer.send(refused));
+                }
+            }
+        }
+    }
+
+    async fn apply(
+        &mut self,
+        request: Request,
+        writes: &mut Vec<Write>,
+        seen: &mut BTreeMap<String, ([u8; 32], JobId)>,
+    ) -> Result<Job, Error> {
+        let now = self.clock.now();
+        match request {
+            Request::Validate(submission) => {
+                self.controller.validate(&submission)?;
+                Ok(self.controller.preview(now, submission))
+            }
+            Request::Submit { submission, request_id: None } => Ok(self.controller.submit(now, submission)?),
+            Request::Submit { submission, request_id: Some((request_id, fingerprint)) } => {
+                let earlier = match seen.get(&request_id) {
+                    Some(&earlier) => Some(earlier),
+                    None => self.shared.state.request(&request_id).await?,
+                };
+                match earlier {
+                    Some((same, id)) if same == fingerprint => self.latest(id).await,
+                    Some(_) => Err(Error::Conflict { request_id }),
+                    None => {
+                        let job = self.controller.submit(now, submission)?;
+                        seen.insert(request_id.clone(), (fingerprint, job.id));
+                        writes.push(Write::Request { request_id, fingerprint, job: job.id });
+                        Ok(job)
+                    }
+                }
+            }
+            Request::Cancel(id) => match self.controller.cancel(now, id) {
+                Ok(job) => Ok(job),
+                Err(refusal) => self.refuse_over(id, refusal.into(), "cancelled").await,
+            },
+            Request::Pause(id) => match self.controller.pause(now, id) {
+                Ok(job) => Ok(job),
+                Err(refusal) => self.refuse_over(id, refusal.into(), "paused").await,
+            },
+            Request::Resume(id) => match self.controller.resume(now, id) {
+                Ok(job) => Ok(job),
+                Err(refusal) => self.refuse_over(id, refusal.into(), "resumed").await,
+            },
+        }
+    }
+
+    /// The controller only knows jobs that are not over; for the others the store says what they became. Cancelling
+    /// a cancelled job again is no error.
+    async fn refuse_over(&self, id: JobId, error: Error, asked: &'static str) -> Result<Job, Error> {
+        let Error::UnknownJob(_) = error else { return Err(error) };
+        let job = self.shared.state.job(id).await?.ok_or(Error::UnknownJob(id))?;
+        if job.state == JobState::Cancelled && asked == "cancelled" {
+            return Ok(job);
+        }
+        Err(Error::WrongState { job: id, state: job.state, asked })
+    }
+
+    async fn latest(&self, id: JobId) -> Result<Job, Error> {
+        match self.controller.job(id) {
+            Some(job) => Ok(job.clone()),
+            None => self.shared.job(id).await,
+        }
+    }
+
+    /// Lets time pass, commits everything decided since, and acts on it.
+    async fn settle(&mut self) {
+        let now = self.clock.now();
+        self.controller.tick(now);
+        let started = Instant::now();
+        let effects = self.controller.settle(now);
+        if effects.reasons.is_some() {
+            metrics::histogram!("phalanx_schedule_seconds").record(started.elapsed().as_secs_f64());
+        }
+        self.owed.absorb(effects);
+        let mut writes: Vec<Write> = job_writes(&self.owed).collect();
+        writes.extend(self.owed.nodes.iter().map(|record| Write::Node { record: record.clone() }));
+        if !writes.is_empty()
+            && let Err(error) = self.shared.state.commit(&writes).await
+        {
+            if !self.failing {
+                tracing::error!(%error, "cannot commit; trying again until it succeeds");
+            }
+            self.failing = true;
+            return;
+        }
+        self.failing = false;
+        let effects = std::mem::take(&mut self.owed);
+        self.publish(effects);
+        self.acknowledge();
+    }
+
+    /// What is committed may be seen and sent.
+    fn publish(&mut self, effects: Effects) {
+        if let Some(reasons) = effects.reasons {
+            *self.shared.reasons.write().unwrap_or_else(PoisonError::into_inner) = reasons;
+        }
+        if !effects.jobs.is_empty() {
+            let mut live = self.shared.live.write().unwrap_or_else(PoisonError::into_inner);
+            for Saved { job, .. } in &effects.jobs {
+                if job.state.is_terminal() {
+                    live.remove(&job.id);
+                } else {
+                    live.insert(job.id, Arc::new(job.clone()));
+                }
+            }
+        }
+        for saved in &effects.jobs {
+            record_start(saved);
+            self.shared.notifier.notify(saved.job.id);
+        }
+        for (node, command) in effects.sends {
+            self.tell(&node, Outgoing::Command(command));
+        }
+    }
+
+    fn acknowledge(&mut self) {
+        let applied: Vec<(NodeName, u64)> =
+            self.sessions.iter_mut().filter_map(|(name, session)| Some((name.clone(), session.applied.take()?))).collect();
+        for (node, through) in applied {
+            self.tell(&node, Outgoing::Ack(through));
+        }
+    }
+
+    /// A session that does not take what it is told is dropped: its agent comes back and is brought up to date.
+    fn tell(&mut self, node: &NodeName, message: Outgoing) {
+        let Some(session) = self.sessions.get(node) else { return };
+        if session.to.try_send(message).is_err() {
+            self.sessions.remove(node);
+            self.controller.left(self.clock.now(), node);
+        }
+    }
+
+    fn node_status(&self) -> Vec<NodeStatus> {
+        let views = self.controller.cluster().nodes();
+        let states: BTreeMap<&NodeName, _> = self.controller.nodes().map(|node| (&node.record.name, node.state())).collect();
+        let status = views.filter_map(|view| {
+            let state = *states.get(&view.name)?;
+            let device_use = self.device_use.get(&view.name).cloned().unwrap_or_default();
+            Some(NodeStatus { view, state, device_use })
+        });
+        status.collect()
+    }
+}
+
+/// From submission to running, once a job.
+fn record_start(Saved { job, entered }: &Saved) {
+    let first = *entered && job.attempts.len() == 1 && job.state == JobState::Running;
+    if let Some(started) = job.started.filter(|_| first) {
+        metrics::histogram!("phalanx_job_start_seconds").record(started.since(job.submitted).as_secs_f64());
+    }
+}
+
+fn job_writes(effects: &Effects) -> impl Iterator<Item = Write> {
+    effects.jobs.iter().map(|saved| Write::SaveJob { job: Box::new(saved.job.clone()), visible: saved.entered })
+}

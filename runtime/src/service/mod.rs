@@ -1,0 +1,309 @@
+//! The service: the controller's loop, the agents' sessions and the readers that follow jobs.
+//!
+//! [`Service::open`] reads the store, [`Service::run`] owns the controller until it is told to stop, and everybody else
+//! holds a [`Handle`]. A handle without a service reads the records at rest.
+
+mod control;
+mod follow;
+mod notify;
+mod session;
+
+pub use control::Clock;
+pub use follow::{ChangeBatch, LogBatch, PointBatch, Query};
+
+use crate::controller::{self, Controller, Submission};
+use crate::error::Error;
+use crate::store::{Access, DataLock, RecordLimits, Records, State};
+use control::{Control, Input, Request};
+use notify::Notifier;
+use phalanx_api::v1 as pb;
+use phalanx_core::limits::REQUEST_ID_BYTES;
+use phalanx_core::{Job, JobId, JobSpec, NodeState, Reason};
+use phalanx_scheduler::NodeView;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::Stream;
+use tokio_util::sync::CancellationToken;
+
+/// How long an agent may be silent unless configured otherwise.
+pub const DEFAULT_NODE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Inputs that wait for the controller; a sender waits when they are so many.
+const INBOX: usize = 4096;
+/// A job's name where neither the file nor the request has one.
+const UNNAMED: &str = "job";
+
+/// What a service is started with.
+#[derive(Clone, Debug)]
+pub struct ServiceConfig {
+    /// The folder of its records; made where it is missing.
+    pub data_dir: PathBuf,
+    /// It belongs to a `run`: it runs that run's jobs only.
+    pub embedded: bool,
+    /// How long an agent may be silent.
+    pub node_timeout: Duration,
+    /// How much of a job's log is kept.
+    pub records: RecordLimits,
+}
+
+/// A job as somebody hands it in.
+#[derive(Clone, Debug, Default)]
+pub struct JobRequest {
+    /// The job file.
+    pub toml: String,
+    /// Makes a repeated request answer the first result.
+    pub request_id: Option<String>,
+    /// Checks and changes nothing.
+    pub validate_only: bool,
+    /// Where relative paths of the file start from.
+    pub base_dir: Option<PathBuf>,
+    /// The job's name where the file has none.
+    pub default_name: Option<String>,
+}
+
+/// The service itself, in numbers.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// How long it has been up; zero for records at rest.
+    pub uptime: Duration,
+    /// Jobs by the name of their state.
+    pub jobs: BTreeMap<String, u64>,
+    /// Gangs that wait.
+    pub waiting: u64,
+    /// The data folder.
+    pub data_dir: PathBuf,
+}
+
+/// A node with its agent's state and the live use of its devices.
+#[derive(Clone, Debug)]
+pub struct NodeStatus {
+    /// What it has and what is free.
+    pub view: NodeView,
+    /// Whether it takes work.
+    pub state: NodeState,
+    /// Memory in use in bytes and utilisation in percent, in the order of its devices; empty when unknown.
+    pub device_use: Vec<(u64, f64)>,
+}
+
+/// What readers share with the loop.
+#[derive(Debug)]
+struct Shared {
+    data_dir: PathBuf,
+    started: Instant,
+    state: State,
+    records: Records,
+    notifier: Notifier,
+    /// Jobs that are not terminal, as they were last committed.
+    live: RwLock<BTreeMap<JobId, Arc<Job>>>,
+    /// Why the waiting ones wait, as of the last decision.
+    reasons: RwLock<BTreeMap<JobId, Reason>>,
+}
+
+/// A service that has opened its store and not started yet.
+pub struct Service {
+    control: Control,
+    inbox: mpsc::Receiver<Input>,
+    _lock: DataLock,
+}
+
+impl Service {
+    /// Takes the data folder, reads the store and gets ready to go on from there.
+    pub async fn open(config: ServiceConfig) -> Result<(Service, Handle), Error> {
+        let purpose = if config.embedded { "run" } else { "service" };
+        let lock = DataLock::acquire(&config.data_dir, purpose)?;
+        let state = State::open(&config.data_dir, Access::ReadWrite).await?;
+        let records = Records::open(&config.data_dir, Access::ReadWrite, config.records.clone()).await?;
+        let loaded = state.load().await?;
+        let clock = Clock::start();
+        let controller = Controller::restore(
+            controller::Config { embedded: config.embedded, node_timeout: config.node_timeout },
+            clock.now(),
+            loaded.next_job,
+            loaded.live_jobs,
+            loaded.nodes,
+        );
+        let shared = Arc::new(Shared::new(config.data_dir, state, records));
+        let (sender, inbox) = mpsc::channel(INBOX);
+        let control = Control::new(controller, shared.clone(), clock);
+        let handle = Handle { shared, inbox: Some(sender), node_timeout: config.node_timeout };
+        Ok((Service { control, inbox, _lock: lock }, handle))
+    }
+
+    /// Runs until `shutdown`, then ends what runs within the jobs' grace times, and returns when nothing is left.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        self.control.run(self.inbox, shutdown).await
+    }
+}
+
+impl Shared {
+    fn new(data_dir: PathBuf, state: State, records: Records) -> Self {
+        Shared {
+            data_dir,
+            started: Instant::now(),
+            state,
+            records,
+            notifier: Notifier::default(),
+            live: RwLock::default(),
+            reasons: RwLock::default(),
+        }
+    }
+
+    /// The job as committed, with the reason of the last decision where it waits.
+    async fn job(&self, id: JobId) -> Result<Job, Error> {
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
+        match live {
+            Some(job) => Ok(self.with_reason((*job).clone())),
+            None => self.state.job(id).await?.ok_or(Error::UnknownJob(id)),
+        }
+    }
+
+    fn with_reason(&self, mut job: Job) -> Job {
+        if job.state.is_waiting()
+            && let Some(reason) = self.reasons.read().unwrap_or_else(PoisonError::into_inner).get(&job.id)
+        {
+            job.reason = reason.clone();
+        }
+        job
+    }
+}
+
+/// The way to a service, or to its records at rest.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    shared: Arc<Shared>,
+    inbox: Option<mpsc::Sender<Input>>,
+    node_timeout: Duration,
+}
+
+impl Handle {
+    /// Reads the records in a data folder, whether or not a service runs on it; every change is refused.
+    pub async fn read_only(data_dir: &Path) -> Result<Handle, Error> {
+        let state = State::open(data_dir, Access::ReadOnly).await?;
+        let records = Records::open(data_dir, Access::ReadOnly, RecordLimits::default()).await?;
+        let shared = Arc::new(Shared::new(data_dir.to_owned(), state, records));
+        Ok(Handle { shared, inbox: None, node_timeout: DEFAULT_NODE_TIMEOUT })
+    }
+
+    /// Queues a job and answers once it is durable; with `validate_only` the answer has the id 0.
+    pub async fn submit(&self, request: JobRequest) -> Result<Job, Error> {
+        let bytes = request.request_id.as_ref().map_or(0, String::len);
+        if bytes > REQUEST_ID_BYTES {
+            return Err(Error::RequestIdTooLong { bytes, limit: REQUEST_ID_BYTES });
+        }
+        let name = request.default_name.as_deref().filter(|name| !name.is_empty()).unwrap_or(UNNAMED);
+        let spec = JobSpec::parse(&request.toml, name)
+            .map_err(|problems| Error::InvalidFile { problems, text: request.toml.clone() })?;
+        let fingerprint = fingerprint(&request);
+        let base_dir = match request.base_dir {
+            Some(dir) => dir,
+            None => std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+        };
+        let submission = Submission { spec, base_dir };
+        let request = match (request.validate_only, request.request_id) {
+            (true, _) => Request::Validate(submission),
+            (false, id) => Request::Submit { submission, request_id: id.map(|id| (id, fingerprint)) },
+        };
+        self.ask(request).await
+    }
+
+    /// One job.
+    pub async fn job(&self, id: JobId) -> Result<Job, Error> {
+        self.shared.job(id).await
+    }
+
+    /// Jobs with ids below `before`, the newest first.
+    pub async fn jobs(&self, before: Option<JobId>, limit: u32) -> Result<Vec<Job>, Error> {
+        let mut jobs = self.shared.state.jobs(before, limit).await?;
+        let live = self.shared.live.read().unwrap_or_else(PoisonError::into_inner);
+        for job in &mut jobs {
+            if let Some(current) = live.get(&job.id) {
+                *job = self.shared.with_reason((**current).clone());
+            }
+        }
+        Ok(jobs)
+    }
+
+    /// Ends a job for good.
+    pub async fn cancel(&self, id: JobId) -> Result<Job, Error> {
+        self.ask(Request::Cancel(id)).await
+    }
+
+    /// Ends a job's processes until it is resumed.
+    pub async fn pause(&self, id: JobId) -> Result<Job, Error> {
+        self.ask(Request::Pause(id)).await
+    }
+
+    /// Lets a paused job go on.
+    pub async fn resume(&self, id: JobId) -> Result<Job, Error> {
+        self.ask(Request::Resume(id)).await
+    }
+
+    /// Every state of a job after `after_seq`, in batches; ends after the terminal one.
+    pub fn changes(&self, id: JobId, after_seq: u64) -> impl Stream<Item = ChangeBatch> + use<> {
+        follow::changes(self.shared.clone(), id, after_seq)
+    }
+
+    /// What a job's ranks wrote, in batches.
+    pub fn logs(&self, id: JobId, query: Query) -> impl Stream<Item = LogBatch> + use<> {
+        follow::logs(self.shared.clone(), id, query)
+    }
+
+    /// What a job's ranks reported, in batches.
+    pub fn metrics(&self, id: JobId, query: Query) -> impl Stream<Item = PointBatch> + use<> {
+        follow::metrics(self.shared.clone(), id, query)
+    }
+
+    /// Every node, in the order of their names.
+    pub async fn nodes(&self) -> Result<Vec<NodeStatus>, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.inbox()?.send(Input::Nodes(answer)).await.map_err(|_| Error::Unavailable)?;
+        answered.await.map_err(|_| Error::Unavailable)
+    }
+
+    /// The service in numbers.
+    pub async fn status(&self) -> Result<Status, Error> {
+        let jobs = self.shared.state.counts().await?;
+        let waiting = self.shared.live.read().unwrap_or_else(PoisonError::into_inner);
+        let waiting = waiting.values().filter(|job| job.state.is_waiting()).count() as u64;
+        let uptime = if self.inbox.is_some() { self.shared.started.elapsed() } else { Duration::ZERO };
+        Ok(Status { uptime, jobs, waiting, data_dir: self.shared.data_dir.clone() })
+    }
+
+    /// One session of an agent, for as long as its stream lives.
+    pub async fn agent_session<S>(
+        &self,
+        inbound: S,
+        peer: Option<IpAddr>,
+    ) -> Result<mpsc::Receiver<pb::ServiceMessage>, Error>
+    where
+        S: Stream<Item = Result<pb::AgentMessage, tonic::Status>> + Send + Unpin + 'static,
+    {
+        let inbox = self.inbox()?.clone();
+        Ok(session::start(self.shared.clone(), inbox, self.node_timeout, inbound, peer))
+    }
+
+    fn inbox(&self) -> Result<&mpsc::Sender<Input>, Error> {
+        self.inbox.as_ref().ok_or_else(|| Error::ReadOnly { data_dir: self.shared.data_dir.clone() })
+    }
+
+    async fn ask(&self, request: Request) -> Result<Job, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.inbox()?.send(Input::Request(request, answer)).await.map_err(|_| Error::Unavailable)?;
+        answered.await.map_err(|_| Error::Unavailable)?
+    }
+}
+
+/// Two submissions are the same when everything that matters for the job is.
+fn fingerprint(request: &JobRequest) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    let base_dir = request.base_dir.as_deref().unwrap_or(Path::new("")).as_os_str().as_encoded_bytes();
+    let name = request.default_name.as_deref().unwrap_or("");
+    for part in [request.toml.as_bytes(), base_dir, name.as_bytes()] {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    *hasher.finalize().as_bytes()
+}
