@@ -1,0 +1,199 @@
+//! Buffers that peers can reach directly, and the allocator behind them.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::element::Element;
+use crate::error::{Error, Result};
+
+/// Alignment of every buffer: two cache lines, which prefetchers take in pairs.
+pub(crate) const BUFFER_ALIGN: usize = 128;
+
+/// Memory from which [`ArenaBuffer`]s are cut: a rank's part of the shared segment.
+pub(crate) struct Arena {
+    base: NonNull<u8>,
+    /// Free pieces by offset, neighbours merged.
+    free: Mutex<BTreeMap<usize, usize>>,
+    _memory: Arc<dyn Any + Send + Sync>,
+}
+
+// SAFETY: `base` is only handed out in disjoint pieces, under the lock; the memory is kept alive.
+unsafe impl Send for Arena {}
+// SAFETY: as above.
+unsafe impl Sync for Arena {}
+
+impl Arena {
+    /// # Safety
+    /// `base` is valid for reads and writes of `bytes` bytes as long as `memory` lives, is aligned to [`BUFFER_ALIGN`],
+    /// holds zeros, and nobody else in this process hands pieces of it out.
+    pub(crate) unsafe fn new(base: NonNull<u8>, bytes: usize, memory: Arc<dyn Any + Send + Sync>) -> Self {
+        Arena { base, free: Mutex::new(BTreeMap::from([(0, bytes)])), _memory: memory }
+    }
+
+    /// First fit. The offset of a piece of `bytes` (a multiple of the alignment).
+    fn take(&self, bytes: usize) -> Result<usize> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((&offset, &length)) = free.iter().find(|&(_, &length)| length >= bytes) else {
+            let free_bytes = free.values().copied().max().unwrap_or(0);
+            return Err(Error::ArenaFull { wanted_bytes: bytes, free_bytes });
+        };
+        free.remove(&offset);
+        if length > bytes {
+            free.insert(offset + bytes, length - bytes);
+        }
+        Ok(offset)
+    }
+
+    fn give_back(&self, offset: usize, bytes: usize) {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut offset, mut bytes) = (offset, bytes);
+        if let Some((&before, &length)) = free.range(..offset).next_back()
+            && before + length == offset
+        {
+            free.remove(&before);
+            (offset, bytes) = (before, length + bytes);
+        }
+        if let Some(length) = free.remove(&(offset + bytes)) {
+            bytes += length;
+        }
+        free.insert(offset, bytes);
+    }
+}
+
+/// Who gets a buffer's memory back.
+enum Owner {
+    Heap(Layout),
+    Arena {
+        arena: Arc<Arena>,
+        offset: usize,
+        bytes: usize,
+    },
+    /// An empty buffer has no memory.
+    Nobody,
+}
+
+/// A buffer of `len` elements, zeroed at first, that the direct path can reduce without a copy.
+///
+/// It dereferences to a slice. It may outlive its communicator.
+pub struct ArenaBuffer<T: Element> {
+    data: NonNull<T>,
+    len: usize,
+    owner: Owner,
+}
+
+// SAFETY: the buffer owns its memory in this process; elements are plain data.
+unsafe impl<T: Element> Send for ArenaBuffer<T> {}
+// SAFETY: as above; shared access only reads.
+unsafe impl<T: Element> Sync for ArenaBuffer<T> {}
+
+impl<T: Element> ArenaBuffer<T> {
+    fn bytes_of(len: usize) -> Result<usize> {
+        len.checked_mul(size_of::<T>())
+            .and_then(|bytes| bytes.checked_next_multiple_of(BUFFER_ALIGN))
+            .filter(|&bytes| bytes <= isize::MAX as usize)
+            .ok_or_else(|| {
+                Error::invalid(format!("a buffer of {len} elements is larger than memory; ask for less"))
+            })
+    }
+
+    /// In this process's own memory, for transports that have no use for shared memory.
+    pub(crate) fn on_heap(len: usize) -> Result<Self> {
+        let bytes = Self::bytes_of(len)?;
+        if bytes == 0 {
+            return Ok(ArenaBuffer { data: NonNull::dangling(), len, owner: Owner::Nobody });
+        }
+        let layout =
+            Layout::from_size_align(bytes, BUFFER_ALIGN).map_err(|e| Error::invalid(e.to_string()))?;
+        // SAFETY: the layout is not empty.
+        let data = unsafe { alloc_zeroed(layout) };
+        let Some(data) = NonNull::new(data.cast()) else { handle_alloc_error(layout) };
+        Ok(ArenaBuffer { data, len, owner: Owner::Heap(layout) })
+    }
+
+    pub(crate) fn in_arena(arena: &Arc<Arena>, len: usize) -> Result<Self> {
+        let bytes = Self::bytes_of(len)?;
+        if bytes == 0 {
+            return Ok(ArenaBuffer { data: NonNull::dangling(), len, owner: Owner::Nobody });
+        }
+        let offset = arena.take(bytes)?;
+        // SAFETY: the piece lies within the arena, is aligned, and is ours alone in this process until given back; every
+        // bit pattern is a value of the plain types that are elements. It is zeroed since it may have been used before.
+        let data = unsafe {
+            let data = arena.base.add(offset);
+            data.write_bytes(0, bytes);
+            data.cast()
+        };
+        Ok(ArenaBuffer { data, len, owner: Owner::Arena { arena: arena.clone(), offset, bytes } })
+    }
+}
+
+impl<T: Element> Drop for ArenaBuffer<T> {
+    fn drop(&mut self) {
+        match &self.owner {
+            // SAFETY: allocated with this layout in `on_heap`.
+            Owner::Heap(layout) => unsafe { dealloc(self.data.as_ptr().cast(), *layout) },
+            Owner::Arena { arena, offset, bytes } => arena.give_back(*offset, *bytes),
+            Owner::Nobody => {}
+        }
+    }
+}
+
+impl<T: Element> Deref for ArenaBuffer<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        // SAFETY: `len` initialised elements; peers write to them only while this process is in an operation on them.
+        unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.len) }
+    }
+}
+
+impl<T: Element> DerefMut for ArenaBuffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as above, and `self` is borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.data.as_ptr(), self.len) }
+    }
+}
+
+impl<T: Element + fmt::Debug> fmt::Debug for ArenaBuffer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arena(bytes: usize) -> Arc<Arena> {
+        let memory = Arc::new(ArenaBuffer::<u8>::on_heap(bytes).unwrap());
+        let base = NonNull::new(memory.as_ptr().cast_mut()).unwrap();
+        // SAFETY: the buffer has `bytes` zeroed bytes and lives in the arena from here on.
+        Arc::new(unsafe { Arena::new(base, bytes, memory) })
+    }
+
+    #[test]
+    fn pieces_are_disjoint_zeroed_and_merged_again() {
+        let arena = arena(1024);
+        let mut a = ArenaBuffer::<f32>::in_arena(&arena, 33).unwrap();
+        let mut b = ArenaBuffer::<f64>::in_arena(&arena, 32).unwrap();
+        a.fill(1.0);
+        b.fill(2.0);
+        assert!(a.iter().all(|&v| v == 1.0) && b.iter().all(|&v| v == 2.0));
+        let e = ArenaBuffer::<u8>::in_arena(&arena, 640).unwrap_err();
+        assert_eq!(e, Error::ArenaFull { wanted_bytes: 640, free_bytes: 512 });
+        drop(a);
+        drop(b);
+        let whole = ArenaBuffer::<u8>::in_arena(&arena, 1024).unwrap();
+        assert!(whole.iter().all(|&v| v == 0));
+    }
+
+    #[test]
+    fn an_absurd_length_is_an_error() {
+        assert!(ArenaBuffer::<f64>::on_heap(usize::MAX / 4).is_err());
+        assert!(ArenaBuffer::<f64>::on_heap(0).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,83 @@
+//! The seam between the public operations and a transport.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::element::{DType, ReduceOp};
+use crate::error::{Error, Op, Result, Signature};
+use crate::fault::Fault;
+use crate::recorder::now_ns;
+
+/// One operation, its types erased.
+///
+/// The exclusive borrow of the caller's buffer becomes a raw pointer here, once: from then on other ranks may write to it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Call {
+    pub(crate) op: Op,
+    pub(crate) dtype: DType,
+    pub(crate) reduce: Option<ReduceOp>,
+    /// Root of a broadcast, partner of a send or receive, else 0.
+    pub(crate) peer: usize,
+    /// Elements of the buffer.
+    pub(crate) len: usize,
+    pub(crate) data: *mut u8,
+}
+
+impl Call {
+    pub(crate) fn bytes(&self) -> usize {
+        self.len * self.dtype.size()
+    }
+
+    pub(crate) fn signature(&self) -> Signature {
+        Signature {
+            op: self.op,
+            dtype: self.dtype,
+            reduce: self.reduce,
+            peer: self.peer as u32,
+            bytes: self.bytes() as u64,
+        }
+    }
+}
+
+/// When an operation gives up waiting.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    started_ns: u64,
+    timeout_ns: u64,
+}
+
+impl Deadline {
+    pub(crate) fn new(started_ns: u64, timeout: Duration) -> Self {
+        Deadline { started_ns, timeout_ns: u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX) }
+    }
+
+    pub(crate) fn waited_ms(&self) -> u64 {
+        now_ns().saturating_sub(self.started_ns) / 1_000_000
+    }
+
+    /// What is left; `None` once it has passed.
+    pub(crate) fn left(&self) -> Option<Duration> {
+        let left = self.timeout_ns.saturating_sub(now_ns().saturating_sub(self.started_ns));
+        (left > 0).then(|| Duration::from_nanos(left))
+    }
+
+    pub(crate) fn error(&self, call: &Call, seq: u64, missing: Vec<usize>) -> Error {
+        Error::Timeout { op: call.op, seq, missing, waited_ms: self.waited_ms() }
+    }
+}
+
+/// A transport between the ranks of one group. Operations come one at a time and in the same order on every rank.
+pub(crate) trait Backend: Send {
+    /// Runs `call`, the `seq`th of its kind (collectives and point-to-point operations count apart).
+    ///
+    /// # Safety
+    /// `call.data` is valid for reads and writes of `call.bytes()` bytes, aligned for its type, and not accessed by
+    /// anyone else in this process until this returns.
+    unsafe fn run(&mut self, call: &Call, seq: u64, deadline: Deadline) -> Result<()>;
+
+    /// Says goodbye: from now on this rank's end is no death.
+    fn leave(&mut self);
+
+    /// Where the group's poison is kept.
+    fn fault(&self) -> Arc<dyn Fault>;
+}
