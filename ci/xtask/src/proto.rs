@@ -71,6 +71,7 @@ fn build(protos: &Path) -> Result<Generated> {
     let compiled = tonic_prost_build::configure()
         .build_client(true)
         .build_server(true)
+        .build_transport(false) // its `connect` would hide that of `Agents`; callers bring their channel
         .btree_map(".") // ordered, so that what is printed and hashed does not change from run to run
         .out_dir(&out)
         .compile_fds(descriptors.clone())
