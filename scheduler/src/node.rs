@@ -1,0 +1,286 @@
+//! One node: what it has, what is free of it, who holds the rest.
+
+use crate::bundle::Bundle;
+use phalanx_core::resources::{Capacity, WHOLE};
+use phalanx_core::spec::{GangSpec, LabelRule};
+use phalanx_core::{AttemptId, DeviceShare, GpuRequest, NodeName, Rank, Resources};
+use std::collections::BTreeMap;
+
+const WHOLE_SHARE: u16 = WHOLE as u16;
+
+/// A device's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DeviceState {
+    /// Its index on the node.
+    pub(crate) index: u32,
+    /// Thousandths nobody holds.
+    pub(crate) free: u16,
+    /// Not given out, whatever is free of it.
+    pub(crate) quarantined: bool,
+}
+
+/// A node that stands.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    pub(crate) name: NodeName,
+    pub(crate) capacity: Capacity,
+    pub(crate) schedulable: bool,
+    pub(crate) cpus_free: u64,
+    pub(crate) memory_free: u64,
+    pub(crate) custom_free: BTreeMap<String, u64>,
+    pub(crate) devices: Vec<DeviceState>,
+    /// Devices that are wholly free and not quarantined.
+    pub(crate) whole_free: u32,
+    /// What each attempt holds here.
+    pub(crate) held: BTreeMap<AttemptId, Vec<Bundle>>,
+}
+
+/// Resources of a node that a gang may not touch because another one is to have them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) cpus: u64,
+    pub(crate) memory: u64,
+    pub(crate) custom: BTreeMap<String, u64>,
+    /// Positions in the node's list of devices.
+    pub(crate) devices: Vec<usize>,
+}
+
+/// Which part of a node is looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ground<'a> {
+    /// What is free now.
+    Free,
+    /// What is free now but for what is kept.
+    Spare(&'a Kept),
+    /// All of it, as if nobody held anything, and quarantined devices too.
+    Empty,
+}
+
+impl Node {
+    pub(crate) fn new(name: NodeName, capacity: Capacity) -> Self {
+        let devices = capacity.devices.iter();
+        let devices: Vec<DeviceState> =
+            devices.map(|d| DeviceState { index: d.index, free: WHOLE_SHARE, quarantined: false }).collect();
+        Node {
+            name,
+            schedulable: true,
+            cpus_free: capacity.cpus.milli(),
+            memory_free: capacity.memory_bytes,
+            custom_free: capacity.custom.clone(),
+            whole_free: devices.len() as u32,
+            devices,
+            capacity,
+            held: BTreeMap::new(),
+        }
+    }
+
+    /// Whether its labels are what the gang asks of every rank's node.
+    pub(crate) fn matches(&self, gang: &GangSpec) -> bool {
+        self.matches_rules(&gang.labels)
+            && gang.topology.as_ref().is_none_or(|key| self.capacity.labels.contains_key(key))
+    }
+
+    pub(crate) fn matches_rules(&self, rules: &BTreeMap<String, LabelRule>) -> bool {
+        rules.iter().all(|(key, rule)| rule.matches(self.capacity.labels.get(key).map(String::as_str)))
+    }
+
+    /// How many ranks of one gang that each ask for `each` have room here at once.
+    pub(crate) fn room(&self, each: &Resources, ground: Ground<'_>) -> u32 {
+        let mut room = u64::from(self.device_room(each.gpus, ground));
+        let mut bound = |free: u64, wanted: u64| {
+            if let Some(times) = free.checked_div(wanted) {
+                room = room.min(times);
+            }
+        };
+        bound(self.cpus_in(ground), each.cpus.milli());
+        bound(self.memory_in(ground), each.memory_bytes);
+        for (name, &milli) in &each.custom {
+            bound(self.custom_in(name, ground), milli);
+        }
+        room.min(u64::from(u32::MAX)) as u32
+    }
+
+    pub(crate) fn cpus_in(&self, ground: Ground<'_>) -> u64 {
+        match ground {
+            Ground::Free => self.cpus_free,
+            Ground::Spare(kept) => self.cpus_free.saturating_sub(kept.cpus),
+            Ground::Empty => self.capacity.cpus.milli(),
+        }
+    }
+
+    pub(crate) fn memory_in(&self, ground: Ground<'_>) -> u64 {
+        match ground {
+            Ground::Free => self.memory_free,
+            Ground::Spare(kept) => self.memory_free.saturating_sub(kept.memory),
+            Ground::Empty => self.capacity.memory_bytes,
+        }
+    }
+
+    pub(crate) fn custom_in(&self, name: &str, ground: Ground<'_>) -> u64 {
+        let get = |map: &BTreeMap<String, u64>| map.get(name).copied().unwrap_or(0);
+        match ground {
+            Ground::Free => get(&self.custom_free),
+            Ground::Spare(kept) => get(&self.custom_free).saturating_sub(get(&kept.custom)),
+            Ground::Empty => get(&self.capacity.custom),
+        }
+    }
+
+    fn device_free(&self, position: usize, ground: Ground<'_>) -> u16 {
+        let device = self.devices[position];
+        match ground {
+            Ground::Empty => WHOLE_SHARE,
+            _ if device.quarantined => 0,
+            Ground::Spare(kept) if kept.devices.contains(&position) => 0,
+            _ => device.free,
+        }
+    }
+
+    fn device_room(&self, gpus: GpuRequest, ground: Ground<'_>) -> u32 {
+        let positions = 0..self.devices.len();
+        match (gpus, ground) {
+            (GpuRequest::None, _) => u32::MAX,
+            (GpuRequest::Whole(devices), Ground::Free) => self.whole_free / devices,
+            (GpuRequest::Whole(devices), _) => {
+                let whole = positions.filter(|&at| self.device_free(at, ground) == WHOLE_SHARE);
+                whole.count() as u32 / devices
+            }
+            (GpuRequest::Share(shares), _) => {
+                positions.filter(|&at| self.device_free(at, ground) >= shares).count() as u32
+            }
+        }
+    }
+
+    /// Bundles for these ranks; the caller knows that there is room.
+    pub(crate) fn bundles(&self, ranks: &[Rank], each: &Resources, ground: Ground<'_>) -> Vec<Bundle> {
+        let mut chosen = self.choose_devices(each.gpus, ranks.len(), ground).into_iter();
+        let bundle = |&rank: &Rank| {
+            let gpus = chosen.next().unwrap_or_default();
+            Bundle { rank, node: self.name.clone(), gpus, takes: each.clone() }
+        };
+        ranks.iter().map(bundle).collect()
+    }
+
+    fn choose_devices(&self, gpus: GpuRequest, ranks: usize, ground: Ground<'_>) -> Vec<Vec<DeviceShare>> {
+        let free = |at: &usize| self.device_free(*at, ground);
+        let share = |at: &usize, shares| DeviceShare { index: self.devices[*at].index, shares };
+        match gpus {
+            GpuRequest::None => Vec::new(),
+            GpuRequest::Whole(devices) => {
+                let whole: Vec<usize> =
+                    (0..self.devices.len()).filter(|at| free(at) == WHOLE_SHARE).collect();
+                let sets = whole.chunks_exact(devices as usize).take(ranks);
+                sets.map(|set| set.iter().map(|at| share(at, WHOLE_SHARE)).collect()).collect()
+            }
+            GpuRequest::Share(shares) => {
+                let mut fitting: Vec<usize> =
+                    (0..self.devices.len()).filter(|at| free(at) >= shares).collect();
+                fitting.sort_by_key(|at| (free(at), *at));
+                fitting.iter().take(ranks).map(|at| vec![share(at, shares)]).collect()
+            }
+        }
+    }
+
+    /// What passers must leave of what is free now, so that `room` ranks of a waiting gang can come to run here.
+    pub(crate) fn keep_for(&self, each: &Resources, ranks: u64) -> Kept {
+        let custom = each.custom.iter().map(|(name, milli)| (name.clone(), milli.saturating_mul(ranks)));
+        let mut devices: Vec<usize> = (0..self.devices.len()).collect();
+        devices
+            .sort_by_key(|&at| (self.devices[at].quarantined, std::cmp::Reverse(self.devices[at].free), at));
+        devices.truncate(u64::from(each.gpus.devices()).saturating_mul(ranks).min(devices.len() as u64) as usize);
+        Kept {
+            cpus: each.cpus.milli().saturating_mul(ranks),
+            memory: each.memory_bytes.saturating_mul(ranks),
+            custom: custom.collect(),
+            devices,
+        }
+    }
+
+    /// Whether a bundle's resources are free here.
+    pub(crate) fn can_take(&self, bundle: &Bundle) -> bool {
+        let fits = |share: &DeviceShare| {
+            let device = self.devices.iter().find(|device| device.index == share.index);
+            device.is_some_and(|device| device.free >= share.shares)
+        };
+        self.cpus_free >= bundle.takes.cpus.milli()
+            && self.memory_free >= bundle.takes.memory_bytes
+            && bundle.takes.custom.iter().all(|(name, &milli)| self.custom_in(name, Ground::Free) >= milli)
+            && bundle.gpus.iter().all(fits)
+    }
+
+    /// Takes what a bundle says, whose resources are free.
+    pub(crate) fn take(&mut self, attempt: AttemptId, bundle: &Bundle) {
+        self.cpus_free -= bundle.takes.cpus.milli();
+        self.memory_free -= bundle.takes.memory_bytes;
+        for (name, milli) in &bundle.takes.custom {
+            if let Some(free) = self.custom_free.get_mut(name) {
+                *free -= milli;
+            }
+        }
+        for share in &bundle.gpus {
+            self.move_shares(share.index, |free| free - share.shares);
+        }
+        self.held.entry(attempt).or_default().push(bundle.clone());
+    }
+
+    /// Gives back all that an attempt holds here.
+    pub(crate) fn give(&mut self, attempt: AttemptId) -> Vec<Bundle> {
+        let bundles = self.held.remove(&attempt).unwrap_or_default();
+        for bundle in &bundles {
+            self.cpus_free += bundle.takes.cpus.milli();
+            self.memory_free += bundle.takes.memory_bytes;
+            for (name, milli) in &bundle.takes.custom {
+                if let Some(free) = self.custom_free.get_mut(name) {
+                    *free += milli;
+                }
+            }
+            for share in &bundle.gpus {
+                self.move_shares(share.index, |free| free + share.shares);
+            }
+        }
+        bundles
+    }
+
+    fn move_shares(&mut self, index: u32, change: impl Fn(u16) -> u16) {
+        if let Some(device) = self.devices.iter_mut().find(|device| device.index == index) {
+            device.free = change(device.free);
+        }
+        self.count_whole();
+    }
+
+    pub(crate) fn quarantine(&mut self, index: u32, yes: bool) {
+        if let Some(device) = self.devices.iter_mut().find(|device| device.index == index) {
+            device.quarantined = yes;
+        }
+        self.count_whole();
+    }
+
+    fn count_whole(&mut self) {
+        let whole = self.devices.iter().filter(|device| device.free == WHOLE_SHARE && !device.quarantined);
+        self.whole_free = whole.count() as u32;
+    }
+
+    /// Asserts that free and held make the whole, of everything.
+    pub(crate) fn assert_conserved(&self) {
+        let mut cpus = self.cpus_free;
+        let mut memory = self.memory_free;
+        let mut shares: u64 = self.devices.iter().map(|device| u64::from(device.free)).sum();
+        for bundle in self.held.values().flatten() {
+            cpus += bundle.takes.cpus.milli();
+            memory += bundle.takes.memory_bytes;
+            shares += bundle.gpus.iter().map(|share| u64::from(share.shares)).sum::<u64>();
+        }
+        assert_eq!(cpus, self.capacity.cpus.milli(), "{}: CPUs are not conserved", self.name);
+        assert_eq!(memory, self.capacity.memory_bytes, "{}: memory is not conserved", self.name);
+        assert_eq!(shares, self.devices.len() as u64 * WHOLE, "{}: GPU shares are not conserved", self.name);
+        for (name, &free) in &self.custom_free {
+            let held = self.held.values().flatten().filter_map(|bundle| bundle.takes.custom.get(name));
+            let total = free + held.sum::<u64>();
+            assert_eq!(total, self.capacity.custom[name], "{}: {name} is not conserved", self.name);
+        }
+        assert!(
+            self.devices.iter().all(|d| d.free <= WHOLE_SHARE),
+            "{}: a device is given back twice",
+            self.name
+        );
+    }
+}
