@@ -1,0 +1,291 @@
+//! The README's commands, run as a reader would type them: what it shows works, or this fails.
+//!
+//! A `sh` block after `<!-- executed -->` runs in one shell with the others, so that variables last; one after
+//! `<!-- executed: first terminal -->` is started on its own and stays until the end. A `text` block right after it is what
+//! must come out: its lines in their order, with any numbers for its numbers and anything for `…`.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Longest time for the whole tour.
+const LIMIT: Duration = Duration::from_secs(240);
+/// Longest time until what runs in the first terminal says what the README shows.
+const READY_LIMIT: Duration = Duration::from_secs(20);
+/// The set-up commands: the first is run here, the second runs this test.
+const SET_UP: [&str; 2] = ["cargo run --release -- run examples/digits/job.toml", "cargo xtask check"];
+
+struct Block {
+    line: usize,
+    mark: Option<String>,
+    script: String,
+    wanted: Vec<String>,
+}
+
+#[test]
+fn every_command_of_the_readme_works() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let blocks = blocks(&fs::read_to_string(root.join("README.md")).unwrap());
+    let unmarked: Vec<&str> = blocks.iter().filter(|b| b.mark.is_none()).map(|b| b.script.trim()).collect();
+    assert_eq!(unmarked, SET_UP, "every other `sh` block is marked `<!-- executed -->`");
+
+    let folder = tempfile::tempdir().unwrap();
+    let mut terminals = Terminals { folder: folder.path(), root, first: Vec::new(), start: Instant::now() };
+    terminals.prepare();
+    let mut shell = Shell::start(&terminals);
+    for block in &blocks {
+        match block.mark.as_deref() {
+            None => {
+                if let Some(ours) = block.script.trim().strip_prefix("cargo run --release -- ") {
+                    shell.run(&Block { script: format!("phalanx {ours}\n"), ..copy(block) }, &terminals);
+                }
+            }
+            Some("executed") => shell.run(block, &terminals),
+            Some("executed: first terminal") => terminals.keep(block),
+            Some(mark) => panic!("README.md:{}: unknown mark {mark:?}", block.line),
+        }
+    }
+    shell.end();
+}
+
+fn copy(block: &Block) -> Block {
+    Block { line: block.line, mark: None, script: String::new(), wanted: block.wanted.clone() }
+}
+
+/// All `sh` blocks, each with its mark and the `text` block that follows it.
+fn blocks(readme: &str) -> Vec<Block> {
+    let mut blocks: Vec<Block> = Vec::new();
+    let mut mark = None;
+    // The fence we are in: its language, and the line it began on.
+    let mut fence: Option<(String, String)> = None;
+    let mut last_was_sh = false;
+    for (number, line) in (1..).zip(readme.lines()) {
+        match (&mut fence, line) {
+            (None, line) if line.starts_with("```") => {
+                fence = Some((line[3..].trim().to_owned(), String::new()))
+            }
+            (None, "") => {}
+            (None, line) => {
+                mark = line.strip_prefix("<!-- ").and_then(|l| l.strip_suffix(" -->")).map(str::to_owned);
+                last_was_sh = false;
+            }
+            (Some((language, content)), "```") => {
+                if language == "sh" {
+                    let script = std::mem::take(content);
+                    blocks.push(Block { line: number, mark: mark.take(), script, wanted: Vec::new() });
+                } else if language == "text" && last_was_sh {
+                    blocks.last_mut().unwrap().wanted = content.lines().map(str::to_owned).collect();
+                }
+                last_was_sh = language == "sh";
+                fence = None;
+            }
+            (Some((_, content)), line) => {
+                content.push_str(line);
+                content.push('\n');
+            }
+        }
+    }
+    blocks
+}
+
+/// What all commands share, and the commands that stay.
+struct Terminals<'a> {
+    folder: &'a Path,
+    root: &'a Path,
+    first: Vec<Child>,
+    start: Instant,
+}
+
+impl Terminals<'_> {
+    /// `phalanx` on the path, and a configuration that takes free ports: the documented ones may be in use here.
+    fn prepare(&self) {
+        fs::create_dir_all(self.folder.join("bin")).unwrap();
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_phalanx"), self.folder.join("bin/phalanx")).unwrap();
+    }
+
+    fn bash(&self) -> Command {
+        let path = format!("{}:{}", self.folder.join("bin").display(), std::env::var("PATH").unwrap());
+        let mut bash = Command::new("bash");
+        bash.env("PATH", path)
+            .env("PHALANX_DATA", self.folder.join("data"))
+            .env("XDG_CONFIG_HOME", self.folder.join("config"))
+            .env_remove("PHALANX_SERVER")
+            .env_remove("PHALANX_TOKEN_FILE")
+            .current_dir(self.root)
+            // Ctrl-C for the one that stays must not reach the others.
+            .process_group(0);
+        bash
+    }
+
+    /// Starts a block that stays, and waits until it has said what the README shows.
+    fn keep(&mut self, block: &Block) {
+        let said = self.folder.join(format!("terminal-{}", block.line));
+        let file = File::create(&said).unwrap();
+        let mut bash = self.bash();
+        bash.args(["-c", &block.script]).stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        self.first.push(bash.spawn().unwrap());
+        let start = Instant::now();
+        loop {
+            let text = fs::read_to_string(&said).unwrap();
+            match missing(&block.wanted, &text) {
+                None if !text.is_empty() => return,
+                missing => assert!(
+                    start.elapsed() < READY_LIMIT,
+                    "README.md:{}: {}did not say {missing:?} but\n{text}",
+                    block.line,
+                    block.script
+                ),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Terminals<'_> {
+    fn drop(&mut self) {
+        for child in &mut self.first {
+            // To the whole group, as a terminal's Ctrl-C is.
+            let _ = Command::new("kill").args(["-INT", "--", &format!("-{}", child.id())]).status();
+            let start = Instant::now();
+            while matches!(child.try_wait(), Ok(None)) && start.elapsed() < READY_LIMIT {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let _ = Command::new("kill")
+                .args(["-KILL", "--", &format!("-{}", child.id())])
+                .stderr(Stdio::null())
+                .status();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The second terminal: one shell that takes block after block.
+struct Shell {
+    child: Child,
+}
+
+impl Shell {
+    fn start(terminals: &Terminals<'_>) -> Self {
+        let mut bash = terminals.bash();
+        bash.args(["--norc", "-s"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        Shell { child: bash.spawn().unwrap() }
+    }
+
+    /// Runs a block and compares what it said.
+    fn run(&mut self, block: &Block, terminals: &Terminals<'_>) {
+        let said = terminals.folder.join(format!("block-{}", block.line));
+        let code = terminals.folder.join(format!("code-{}", block.line));
+        // `&&` chains the lines as `set -e` would, without ending the shell; standard input is the shell's own script.
+        let chained: Vec<&str> = block.script.lines().filter(|line| !line.trim().is_empty()).collect();
+        let script = format!(
+            "{{ {}\n}} >{} 2>&1 </dev/null; echo $? >{code}.new; mv {code}.new {code}\n",
+            chained.join(" &&\n"),
+            said.display(),
+            code = code.display()
+        );
+        self.child.stdin.as_mut().unwrap().write_all(script.as_bytes()).unwrap();
+        while !code.exists() {
+            assert!(
+                terminals.start.elapsed() < LIMIT && self.child.try_wait().unwrap().is_none(),
+                "README.md:{}: did not end:\n{}",
+                block.line,
+                fs::read_to_string(&said).unwrap_or_default()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let text = fs::read_to_string(&said).unwrap();
+        let code = fs::read_to_string(&code).unwrap();
+        println!("$ {}{text}", block.script);
+        assert_eq!(
+            code.trim(),
+            "0",
+            "README.md:{}: {}ended with it and said\n{text}",
+            block.line,
+            block.script
+        );
+        if let Some(line) = missing(&block.wanted, &text) {
+            panic!("README.md:{}: {}should say\n{line}\nbut said\n{text}", block.line, block.script);
+        }
+    }
+
+    fn end(mut self) {
+        drop(self.child.stdin.take());
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        let _ = Command::new("kill")
+            .args(["-KILL", "--", &format!("-{}", self.child.id())])
+            .stderr(Stdio::null())
+            .status();
+        let _ = self.child.wait();
+    }
+}
+
+/// The first wanted line that does not follow, in order, in what was said.
+fn missing<'a>(wanted: &'a [String], said: &str) -> Option<&'a str> {
+    let mut lines = said.lines();
+    wanted.iter().map(String::as_str).find(|wanted| !lines.any(|line| is_like(wanted, line)))
+}
+
+/// Whether a line has the shape of the README's: any numbers, any spacing, and anything for `…`.
+fn is_like(wanted: &str, line: &str) -> bool {
+    let (wanted, line) = (shape(wanted), shape(line));
+    let parts: Vec<&str> = wanted.split('…').collect();
+    let [first, middle @ .., last] = &parts[..] else { return wanted == line };
+    let Some(mut rest) = line.strip_prefix(first) else { return false };
+    for part in middle {
+        let Some((_, after)) = rest.split_once(part) else { return false };
+        rest = after;
+    }
+    rest.ends_with(last)
+}
+
+/// A line with every number as `#` and single spaces.
+fn shape(line: &str) -> String {
+    let mut shape = String::new();
+    for c in line.trim().chars() {
+        match c {
+            '0'..='9' if shape.ends_with('#') => {}
+            '0'..='9' => shape.push('#'),
+            c if c.is_whitespace() && shape.ends_with(' ') => {}
+            c if c.is_whitespace() => shape.push(' '),
+            c => shape.push(c),
+        }
+        // A fraction is part of its number.
+        if shape.ends_with("#.#") {
+            shape.truncate(shape.len() - 2);
+        }
+    }
+    shape
+}
+
+#[test]
+fn shapes_are_compared_as_the_readme_needs() {
+    assert!(is_like("accuracy: 0.98", "accuracy:   0.9722"));
+    assert!(is_like("j1  digits  …  SUCCEEDED", "j12 digits default 2026-01-01 SUCCEEDED"));
+    assert!(is_like("took 5 s", "took 1.25 s"));
+    assert!(!is_like("accuracy: 0.98", "accuracy: none"));
+    assert!(!is_like("a … b … c", "a c b"));
+    assert!(!is_like("RUNNING", "RUNNING now"));
+    let said = "one 1\nnoise\ntwo 2\n";
+    assert_eq!(missing(&["one 7".into(), "two 9".into()], said), None);
+    assert_eq!(missing(&["two 9".into(), "one 7".into()], said), Some("one 7"));
+}
+
+#[test]
+fn blocks_are_found_with_their_marks() {
+    let found = blocks(
+        "```sh\na\n```\n\nwords\n\n<!-- executed -->\n```sh\nb\nc\n```\n\n```text\nout\n```\n```toml\nx = 1\n```\n",
+    );
+    assert_eq!(found.len(), 2);
+    assert_eq!((found[0].mark.as_deref(), found[0].script.as_str()), (None, "a\n"));
+    assert_eq!((found[1].mark.as_deref(), found[1].script.as_str()), (Some("executed"), "b\nc\n"));
+    assert_eq!(found[1].wanted, ["out"]);
+}
