@@ -5,6 +5,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod agent;
+pub mod controller;
 pub mod launch;
 pub mod protocol;
 pub mod store;

@@ -3,7 +3,7 @@
 //! Two phases: every node keeps its place (`Reserve`), then all start (`Start`). Whatever happens in between ends with
 //! a `Stop` to every node and a `Gone` from every node, so that nothing is given away that is still in use.
 
-use super::{Controller, Live, RETRY_FIRST, RETRY_LONGEST};
+use super::{Controller, Live, RETRY_FIRST, RETRY_LONGEST, pending};
 use crate::launch::{Launch, LaunchWork, RankLaunch};
 use crate::protocol::{AgentEvent, Command, Happening, RankExit};
 use phalanx_core::id::AttemptId;
@@ -12,19 +12,23 @@ use phalanx_core::spec::{Work, WorkerSpec};
 use phalanx_core::{
     Attempt, AttemptState, Ending, Job, JobId, JobState, NodeName, NodeRun, Rank, RankRun, Reason, Run, Time,
 };
-use phalanx_scheduler::Bundle;
+use phalanx_scheduler::{Bundle, Holder};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// What an attempt under way holds: the ranks on nodes that are not done with it.
 pub(super) fn bundles_still_held(job: &Job, run: &Run) -> Vec<Bundle> {
     let Some(attempt) = job.attempts.last() else { return Vec::new() };
-    let held = attempt.ranks.iter().enumerate().filter(|(_, rank)| run.nodes.get(&rank.node).is_some_and(|n| !n.gone));
+    let held = attempt
+        .ranks
+        .iter()
+        .enumerate()
+        .filter(|(_, rank)| run.nodes.get(&rank.node).is_some_and(|n| !n.gone));
     held.map(|(rank, run)| Bundle {
         rank: rank as Rank,
         node: run.node.clone(),
         gpus: run.gpus.clone(),
-        each: job.spec.gang.each.clone(),
+        takes: job.spec.gang.each.clone(),
     })
     .collect()
 }
@@ -53,7 +57,10 @@ impl Controller {
         });
         job.run = Some(run);
         let attempt = job.attempt_id();
-        self.cluster.hold(attempt, bundles);
+        let holder = Holder::new(&pending(job), now);
+        let held = self.cluster.hold(attempt, holder, bundles);
+        assert!(held.is_ok(), "the scheduler placed {attempt} over what is free: {held:?}");
+        self.queue.start(id);
         self.enter(id, JobState::Starting, Reason::new("starting", "its ranks are being started"));
         self.reserve(id);
     }
@@ -185,7 +192,8 @@ impl Controller {
         self.dirty.insert(id);
         let command = stop_command(&self.jobs[&id].job, attempt_id, &ending);
         let nodes = self.jobs[&id].job.run.iter().flat_map(|run| &run.nodes);
-        let nodes: Vec<NodeName> = nodes.filter(|(_, node)| !node.gone).map(|(name, _)| name.clone()).collect();
+        let nodes: Vec<NodeName> =
+            nodes.filter(|(_, node)| !node.gone).map(|(name, _)| name.clone()).collect();
         nodes.iter().for_each(|node| self.send(node, command.clone()));
     }
 
@@ -209,7 +217,11 @@ impl Controller {
         // An agent that could not reach the service has ended its ranks unasked.
         let unfinished = attempt.ranks.iter().any(|rank| rank.node == *node && rank.exit_code != Some(0));
         if unfinished && run.ending.is_none() {
-            self.end_attempt(id, Ending::Lost, &format!("{node} lost touch with the service and ended its ranks"));
+            self.end_attempt(
+                id,
+                Ending::Lost,
+                &format!("{node} lost touch with the service and ended its ranks"),
+            );
         }
         if all_gone {
             self.finish(at, id);
@@ -234,7 +246,9 @@ impl Controller {
             Some(Ending::TimeLimit) => (AttemptState::Failed, JobState::Failed, Some(TIME_LIMIT_CODE)),
             Some(Ending::Cancelled) => (AttemptState::Cancelled, JobState::Cancelled, Some(INTERRUPTED_CODE)),
             Some(Ending::Paused) => (AttemptState::Paused, JobState::Paused, None),
-            Some(Ending::Preempted | Ending::Shutdown) => (AttemptState::Preempted, JobState::Preempted, None),
+            Some(Ending::Preempted | Ending::Shutdown) => {
+                (AttemptState::Preempted, JobState::Preempted, None)
+            }
             Some(Ending::Lost) => (AttemptState::Lost, JobState::Restarting, None),
         };
         attempt.state = outcome;
@@ -245,7 +259,8 @@ impl Controller {
         }
         if outcome == AttemptState::Lost && attempt.started.is_none() {
             live.fruitless += 1;
-            live.retry_at = Some(at + (RETRY_FIRST * 2_u32.saturating_pow(live.fruitless - 1)).min(RETRY_LONGEST));
+            live.retry_at =
+                Some(at + (RETRY_FIRST * 2_u32.saturating_pow(live.fruitless - 1)).min(RETRY_LONGEST));
         }
         let reason = outcome_reason(job, next, &message);
         self.enter(id, next, reason);
@@ -255,7 +270,8 @@ impl Controller {
         let attempt = job.attempts.last();
         let ranks = attempt.map(|attempt| attempt.ranks.as_slice()).unwrap_or_default();
         let here = ranks.iter().enumerate().filter(|(_, rank)| rank.node == *node);
-        let devices = self.nodes.get(node).map(|node| node.record.capacity.devices.as_slice()).unwrap_or_default();
+        let devices =
+            self.nodes.get(node).map(|node| node.record.capacity.devices.as_slice()).unwrap_or_default();
         let master = master_node(job).and_then(|name| self.nodes.get(&name));
         Launch {
             attempt: job.attempt_id(),
@@ -277,7 +293,11 @@ impl Controller {
                 .map(|(rank, run)| RankLaunch {
                     rank: rank as Rank,
                     visible_devices: phalanx_gpu::visible_devices(
-                        &devices.iter().filter(|d| run.gpus.iter().any(|gpu| gpu.index == d.index)).cloned().collect::<Vec<_>>(),
+                        &devices
+                            .iter()
+                            .filter(|d| run.gpus.iter().any(|gpu| gpu.index == d.index))
+                            .cloned()
+                            .collect::<Vec<_>>(),
                     ),
                 })
                 .collect(),
@@ -323,9 +343,10 @@ fn outcome_reason(job: &Job, next: JobState, message: &str) -> Reason {
         JobState::Restarting if job.attempts.last().is_some_and(|a| a.state == AttemptState::Lost) => {
             Reason::new("node_lost", format!("waits for another attempt: {message}"))
         }
-        JobState::Restarting => {
-            Reason::new("restarting", format!("waits for another attempt after failure {failures} of {allowed} allowed: {message}"))
-        }
+        JobState::Restarting => Reason::new(
+            "restarting",
+            format!("waits for another attempt after failure {failures} of {allowed} allowed: {message}"),
+        ),
         JobState::Failed => Reason::new("failed", message),
         JobState::Cancelled => Reason::new("cancelled", message),
         JobState::Paused => Reason::new("paused", "paused; resume it to go on"),
@@ -347,7 +368,9 @@ fn launch_work(job: &Job) -> LaunchWork {
 
 fn workdir(job: &Job) -> std::path::PathBuf {
     match &job.spec.work {
-        Work::Program(program) => job.base_dir.join(program.workdir.as_deref().map_or(Path::new("."), Path::new)),
+        Work::Program(program) => {
+            job.base_dir.join(program.workdir.as_deref().map_or(Path::new("."), Path::new))
+        }
         Work::Train(_) => job.base_dir.clone(),
     }
 }

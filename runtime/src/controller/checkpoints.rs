@@ -11,7 +11,14 @@ use std::path::Path;
 
 impl Controller {
     /// A checkpoint that an agent has made durable: it is the one to go on from, and older ones may go.
-    pub(super) fn take_checkpoint(&mut self, node: &NodeName, attempt: AttemptId, at: Time, step: u64, path: &Path) {
+    pub(super) fn take_checkpoint(
+        &mut self,
+        node: &NodeName,
+        attempt: AttemptId,
+        at: Time,
+        step: u64,
+        path: &Path,
+    ) {
         let Some(live) = self.jobs.get_mut(&attempt.job) else { return };
         let kept = &mut live.job.checkpoints;
         if kept.iter().any(|old| old.path == path) {

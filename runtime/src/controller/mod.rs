@@ -10,6 +10,8 @@ mod nodes;
 mod requests;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod tests;
 
 pub use nodes::{Node, NodeRecord};
 pub use requests::{Refusal, Submission};
@@ -17,7 +19,7 @@ pub use requests::{Refusal, Submission};
 use crate::protocol::Command;
 use phalanx_core::id::AttemptId;
 use phalanx_core::{Ending, Job, JobId, JobState, NodeName, Reason, Time};
-use phalanx_scheduler::{Cluster, Pending, Queue};
+use phalanx_scheduler::{Cluster, Holder, Pending, Queue};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -44,8 +46,10 @@ pub struct Effects {
     pub jobs: Vec<Saved>,
     /// Nodes whose record changed.
     pub nodes: Vec<NodeRecord>,
-    /// Why each waiting job waits, where that has been decided anew; need not be stored.
-    pub reasons: Option<BTreeMap<JobId, Reason>>,
+    /// Why jobs wait, where that has been decided anew; need not be stored.
+    pub reasons: Vec<(JobId, Reason)>,
+    /// The scheduler was asked.
+    pub planned: bool,
     /// Commands for agents.
     pub sends: Vec<(NodeName, Command)>,
 }
@@ -55,7 +59,8 @@ impl Effects {
     pub fn absorb(&mut self, later: Effects) {
         self.jobs.extend(later.jobs);
         self.nodes.extend(later.nodes);
-        self.reasons = later.reasons.or(self.reasons.take());
+        self.reasons.extend(later.reasons);
+        self.planned |= later.planned;
         self.sends.extend(later.sends);
     }
 }
@@ -155,9 +160,14 @@ impl Controller {
     /// A job that the service goes on with: its gang keeps what it holds until its agents have spoken.
     fn adopt(&mut self, job: Job) {
         let id = job.id;
-        if let Some(run) = &job.run {
-            let bundles = attempt::bundles_still_held(&job, run);
-            self.cluster.hold(job.attempt_id(), &bundles);
+        let attempt = job.attempt_id();
+        let held = job.run.as_ref().map(|run| attempt::bundles_still_held(&job, run)).unwrap_or_default();
+        if let Some(current) = job.attempts.last().filter(|_| !held.is_empty()) {
+            let holder = Holder::new(&pending(&job), current.placed);
+            let kept = self.cluster.hold(attempt, holder, &held);
+            // The node records are stored with the placements, so what was held then fits now.
+            assert!(kept.is_ok(), "{attempt} does not fit where it was placed: {kept:?}");
+            self.queue.note_started(id.0);
         }
         self.jobs.insert(id, Live::new(job));
         self.sync_queue(id);
@@ -196,7 +206,8 @@ impl Controller {
     /// Ends every attempt, to be run again by the next service, and places nothing any more.
     pub fn shut_down(&mut self) {
         self.stopping = true;
-        let running: Vec<JobId> = self.jobs.iter().filter(|(_, live)| live.job.run.is_some()).map(|(&id, _)| id).collect();
+        let running: Vec<JobId> =
+            self.jobs.iter().filter(|(_, live)| live.job.run.is_some()).map(|(&id, _)| id).collect();
         let ending = if self.config.embedded { Ending::Cancelled } else { Ending::Shutdown };
         for id in running {
             self.end_attempt(id, ending.clone(), "the service was shut down");
@@ -206,15 +217,23 @@ impl Controller {
     /// Lets time pass: silent nodes, time limits, retries.
     pub fn tick(&mut self, now: Time) {
         self.check_nodes(now);
-        let late: Vec<JobId> =
-            self.jobs.values().filter(|live| time_limit_at(&live.job).is_some_and(|at| at <= now)).map(|live| live.job.id).collect();
+        let late: Vec<JobId> = self
+            .jobs
+            .values()
+            .filter(|live| time_limit_at(&live.job).is_some_and(|at| at <= now))
+            .map(|live| live.job.id)
+            .collect();
         for id in late {
             let limit = self.jobs[&id].job.spec.time_limit.unwrap_or_default();
             let message = format!("the job outran its time limit of {limit:?}");
             self.end_attempt(id, Ending::TimeLimit, &message);
         }
-        let due: Vec<JobId> =
-            self.jobs.iter().filter(|(_, live)| live.retry_at.is_some_and(|at| at <= now)).map(|(&id, _)| id).collect();
+        let due: Vec<JobId> = self
+            .jobs
+            .iter()
+            .filter(|(_, live)| live.retry_at.is_some_and(|at| at <= now))
+            .map(|(&id, _)| id)
+            .collect();
         for id in due {
             if let Some(live) = self.jobs.get_mut(&id) {
                 live.retry_at = None;
@@ -227,7 +246,7 @@ impl Controller {
     pub fn next_timer(&self) -> Option<Time> {
         let limits = self.jobs.values().filter_map(|live| time_limit_at(&live.job));
         let retries = self.jobs.values().filter_map(|live| live.retry_at);
-        limits.chain(retries).chain(self.node_timers()).min()
+        limits.chain(retries).chain(self.node_timer()).min()
     }
 
     /// Places what can be placed and hands out everything that has to happen since the last call.
@@ -249,16 +268,15 @@ impl Controller {
     }
 
     fn plan(&mut self, now: Time) {
-        let plan = phalanx_scheduler::plan(now, &self.cluster, &self.queue);
-        let mut reasons = BTreeMap::new();
+        let plan = phalanx_scheduler::plan(now, &mut self.cluster, &mut self.queue);
+        self.effects.planned = true;
         for (id, reason) in plan.reasons {
             let reason = Reason::new(reason.code.as_str(), reason.text);
             if let Some(live) = self.jobs.get_mut(&id) {
                 live.job.reason = reason.clone();
             }
-            reasons.insert(id, reason);
+            self.effects.reasons.push((id, reason));
         }
-        self.effects.reasons = Some(reasons);
         for (id, bundles) in plan.placements {
             self.place(now, id, &bundles);
         }
@@ -270,13 +288,7 @@ impl Controller {
         self.queue.remove(id);
         let Some(live) = self.jobs.get(&id) else { return };
         if live.job.state.is_waiting() && live.job.run.is_none() && live.retry_at.is_none() {
-            self.queue.insert(Pending {
-                job: id,
-                queue: live.job.spec.queue.clone(),
-                priority: live.job.spec.priority,
-                submitted: live.job.submitted,
-                gang: live.job.spec.gang.clone(),
-            });
+            self.queue.insert(pending(&live.job));
         }
     }
 
@@ -299,15 +311,28 @@ impl Controller {
     }
 }
 
+/// What the scheduler knows of a job's gang.
+fn pending(job: &Job) -> Pending {
+    let mut pending = Pending::new(job.id, job.submitted, job.id.0, job.spec.gang.clone());
+    pending.queue = job.spec.queue.clone();
+    pending.priority = job.spec.priority;
+    pending.time_limit = job.spec.time_limit;
+    pending
+}
+
 /// When a job with an attempt under way reaches its time limit: what it has run so far counts over all attempts.
 fn time_limit_at(job: &Job) -> Option<Time> {
     let limit = job.spec.time_limit?;
     let run = job.run.as_ref().filter(|run| run.ending.is_none())?;
     let attempt = job.attempts.last().filter(|_| run.launched)?;
-    let earlier: Duration = job.attempts.iter().map(|past| match (past.started, past.ended) {
-        (Some(started), Some(ended)) => ended.since(started),
-        _ => Duration::ZERO,
-    }).sum();
+    let earlier: Duration = job
+        .attempts
+        .iter()
+        .map(|past| match (past.started, past.ended) {
+            (Some(started), Some(ended)) => ended.since(started),
+            _ => Duration::ZERO,
+        })
+        .sum();
     Some(attempt.started? + limit.saturating_sub(earlier))
 }
 

@@ -47,7 +47,8 @@ impl Node {
 impl Controller {
     pub(super) fn restore_node(&mut self, now: Time, record: NodeRecord) {
         let name = record.name.clone();
-        self.cluster.set_node(name.clone(), record.capacity.clone());
+        // Nothing is held yet that could be displaced.
+        let _ = self.cluster.set_node(name.clone(), record.capacity.clone());
         self.cluster.set_schedulable(&name, false);
         self.nodes.insert(name, Node { record, silent_since: Some(now), lost: false });
     }
@@ -65,7 +66,14 @@ impl Controller {
             self.effects.nodes.push(record.clone());
         }
         if known.is_none_or(|node| node.record.capacity != record.capacity) {
-            self.cluster.set_node(hello.node.clone(), record.capacity.clone());
+            let displaced = self.cluster.set_node(hello.node.clone(), record.capacity.clone());
+            for attempt in displaced {
+                self.end_attempt(
+                    attempt.job,
+                    Ending::Lost,
+                    &format!("{} came back with less than it held", hello.node),
+                );
+            }
         }
         self.cluster.set_schedulable(&hello.node, true);
         self.nodes.insert(hello.node.clone(), Node { record, silent_since: None, lost: false });
@@ -144,14 +152,14 @@ impl Controller {
         self.job(id).map_or(Duration::ZERO, |job| job.spec.grace) + FENCE_MARGIN
     }
 
-    /// When `check_nodes` has something to do.
-    pub(super) fn node_timers(&self) -> impl Iterator<Item = Time> {
-        self.nodes.iter().flat_map(|(name, node)| {
-            let lost_at = node.silent_since.map(|since| since + self.config.node_timeout);
-            let fences = lost_at.into_iter().flat_map(|at| {
-                self.attempts_on(name).into_iter().map(move |(id, _)| at + self.fence(id))
-            });
-            lost_at.filter(|_| !node.lost).into_iter().chain(fences)
-        })
+    /// When `check_nodes` has something to do next.
+    pub(super) fn node_timer(&self) -> Option<Time> {
+        let silent = self.nodes.iter().filter_map(|(name, node)| Some((name, node, node.silent_since?)));
+        let timers = silent.filter_map(|(name, node, since)| {
+            let lost_at = since + self.config.node_timeout;
+            let fenced = self.attempts_on(name).into_iter().map(|(id, _)| lost_at + self.fence(id));
+            fenced.chain((!node.lost).then_some(lost_at)).min()
+        });
+        timers.min()
     }
 }

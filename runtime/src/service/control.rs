@@ -3,7 +3,7 @@
 //! Cancel: `shutdown` ends the attempts first and then the loop. Error: a store that cannot commit (a full disk) stops
 //! nothing but the answers: what is owed is tried again until it succeeds, and requests are refused meanwhile.
 
-use super::{NodeStatus, Shared};
+use super::{DeviceStatus, NodeStatus, Shared};
 use crate::controller::{Controller, Effects, Saved, Submission};
 use crate::error::Error;
 use crate::protocol::{AgentEvent, Command, Hello};
@@ -299,7 +299,7 @@ impl Control {
         self.controller.tick(now);
         let started = Instant::now();
         let effects = self.controller.settle(now);
-        if effects.reasons.is_some() {
+        if effects.planned {
             metrics::histogram!("phalanx_schedule_seconds").record(started.elapsed().as_secs_f64());
         }
         self.owed.absorb(effects);
@@ -322,10 +322,13 @@ impl Control {
 
     /// What is committed may be seen and sent.
     fn publish(&mut self, effects: Effects) {
-        if let Some(reasons) = effects.reasons {
-            *self.shared.reasons.write().unwrap_or_else(PoisonError::into_inner) = reasons;
-        }
-        if !effects.jobs.is_empty() {
+        if !effects.jobs.is_empty() || !effects.reasons.is_empty() {
+            let mut reasons = self.shared.reasons.write().unwrap_or_else(PoisonError::into_inner);
+            reasons.extend(effects.reasons);
+            for saved in effects.jobs.iter().filter(|saved| !saved.job.state.is_waiting()) {
+                reasons.remove(&saved.job.id);
+            }
+            drop(reasons);
             let mut live = self.shared.live.write().unwrap_or_else(PoisonError::into_inner);
             for Saved { job, .. } in &effects.jobs {
                 if job.state.is_terminal() {
@@ -365,9 +368,23 @@ impl Control {
         let views = self.controller.cluster().nodes();
         let states: BTreeMap<&NodeName, _> = self.controller.nodes().map(|node| (&node.record.name, node.state())).collect();
         let status = views.filter_map(|view| {
-            let state = *states.get(&view.name)?;
-            let device_use = self.device_use.get(&view.name).cloned().unwrap_or_default();
-            Some(NodeStatus { view, state, device_use })
+            let device_use = self.device_use.get(view.name);
+            let used = |at: usize| device_use.and_then(|devices| devices.get(at)).copied().unwrap_or_default();
+            let devices = view.devices.iter().enumerate().map(|(at, device)| DeviceStatus {
+                device: device.device.clone(),
+                free_shares: if device.quarantined { 0 } else { device.free },
+                memory_used_bytes: used(at).0,
+                utilization: used(at).1,
+            });
+            Some(NodeStatus {
+                name: view.name.clone(),
+                state: *states.get(view.name)?,
+                capacity: view.capacity.clone(),
+                cpus_free: view.cpus_free,
+                memory_free_bytes: view.memory_free_bytes,
+                custom_free: view.custom_free.clone(),
+                devices: devices.collect(),
+            })
         });
         status.collect()
     }

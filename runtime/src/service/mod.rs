@@ -5,10 +5,12 @@
 
 mod control;
 mod follow;
+mod local_agent;
 mod notify;
 mod session;
 
 pub use control::Clock;
+pub use local_agent::LocalAgent;
 pub use follow::{ChangeBatch, LogBatch, PointBatch, Query};
 
 use crate::controller::{self, Controller, Submission};
@@ -18,8 +20,8 @@ use control::{Control, Input, Request};
 use notify::Notifier;
 use phalanx_api::v1 as pb;
 use phalanx_core::limits::REQUEST_ID_BYTES;
-use phalanx_core::{Job, JobId, JobSpec, NodeState, Reason};
-use phalanx_scheduler::NodeView;
+use phalanx_core::resources::Capacity;
+use phalanx_core::{Cpus, Device, Job, JobId, JobSpec, NodeName, NodeState, Reason};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -77,15 +79,36 @@ pub struct Status {
     pub data_dir: PathBuf,
 }
 
-/// A node with its agent's state and the live use of its devices.
+/// A node: what it has, what is free, and whether its agent is there.
 #[derive(Clone, Debug)]
 pub struct NodeStatus {
-    /// What it has and what is free.
-    pub view: NodeView,
+    /// Its name.
+    pub name: NodeName,
     /// Whether it takes work.
     pub state: NodeState,
-    /// Memory in use in bytes and utilisation in percent, in the order of its devices; empty when unknown.
-    pub device_use: Vec<(u64, f64)>,
+    /// All it has.
+    pub capacity: Capacity,
+    /// CPUs nobody holds.
+    pub cpus_free: Cpus,
+    /// Memory nobody holds.
+    pub memory_free_bytes: u64,
+    /// Custom resources nobody holds, in thousandths.
+    pub custom_free: BTreeMap<String, u64>,
+    /// Its devices, in the order of their index.
+    pub devices: Vec<DeviceStatus>,
+}
+
+/// A device and its use.
+#[derive(Clone, Debug)]
+pub struct DeviceStatus {
+    /// What it is.
+    pub device: Device,
+    /// Thousandths that can be given out.
+    pub free_shares: u16,
+    /// In bytes, by the driver; 0 when unknown.
+    pub memory_used_bytes: u64,
+    /// In percent, by the driver; 0 when unknown.
+    pub utilization: f64,
 }
 
 /// What readers share with the loop.
