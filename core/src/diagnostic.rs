@@ -30,6 +30,14 @@ impl Problem {
         self.help = Some(help.into());
         self
     }
+
+    /// Its line and column in the text, both from 1; `None` where the whole file is meant.
+    pub fn place(&self, text: &str) -> Option<(usize, usize)> {
+        let start = floor_boundary(text, self.span.as_ref()?.start);
+        let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
+        let line = text[..line_start].matches('\n').count() + 1;
+        Some((line, text[line_start..start].chars().count() + 1))
+    }
 }
 
 /// Everything that is wrong with a file; as an error it is never empty.

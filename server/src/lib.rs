@@ -1,1 +1,78 @@
-//! The faces of the service: gRPC and HTTP
+//! The faces of the service: gRPC for programs and agents, HTTP for probes and Prometheus.
+//!
+//! Architecture invariant: a face decides nothing. It checks who asks, translates, and passes on; what can go wrong is
+//! said in one vocabulary (`phalanx_runtime::Error`) and raised to the wire in one file (`status`).
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod agents;
+mod auth;
+mod cluster;
+mod convert;
+mod grpc;
+mod http;
+mod jobs;
+mod metrics;
+mod page;
+mod status;
+
+pub use auth::{TokenError, Tokens};
+pub use grpc::in_memory;
+pub use metrics::Metrics;
+
+use phalanx_runtime::service::Handle;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// How long open requests may take to end once the faces are being shut down.
+pub const DRAIN_BOUND: Duration = Duration::from_secs(2);
+
+/// Where the faces listen.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For gRPC.
+    pub grpc: TcpListener,
+    /// For HTTP.
+    pub http: TcpListener,
+}
+
+/// Why the faces had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The gRPC face.
+    #[error("the gRPC listener failed: {0}; is the address still there?")]
+    Grpc(#[from] tonic::transport::Error),
+    /// A listener without an address.
+    #[error("a listener has no address: {0}")]
+    Address(#[from] std::io::Error),
+}
+
+/// Serves both faces until `shutdown`, then lets open requests end within [`DRAIN_BOUND`].
+///
+/// Streams that follow a job are cut with `UNAVAILABLE`: their readers resume where they were.
+pub async fn serve(
+    handle: Handle,
+    listeners: Listeners,
+    tokens: Tokens,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let bound = listeners.http.local_addr()?.ip();
+    let upkeep = metrics.clone().upkeep(shutdown.clone());
+    let http = http::Face { handle: handle.clone(), tokens: tokens.clone(), metrics, bound };
+    let http = http.serve(listeners.http, shutdown.clone());
+    let grpc = grpc::serve(handle, listeners.grpc, tokens, shutdown.clone());
+    let faces = async { tokio::join!(grpc, http, upkeep).0 };
+    tokio::pin!(faces);
+    tokio::select! {
+        ended = &mut faces => return ended,
+        () = shutdown.cancelled() => {}
+    }
+    match tokio::time::timeout(DRAIN_BOUND, &mut faces).await {
+        Ok(ended) => ended,
+        Err(_) => {
+            tracing::warn!("requests were still open after {DRAIN_BOUND:?}; they are cut");
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Rows of the records and views of the cluster as messages.
+
+use phalanx_api::{timestamp, v1 as pb};
+use phalanx_core::JobId;
+use phalanx_runtime::service::{NodeStatus, Status};
+use phalanx_runtime::store::{LogRow, PointRow};
+use std::collections::BTreeMap;
+
+/// Thousandths in one.
+const MILLI: f64 = 1000.0;
+
+pub(crate) fn line(job: JobId, row: LogRow) -> pb::JobLogsResponse {
+    let stream = if row.stderr { pb::log_line::Stream::Stderr } else { pb::log_line::Stream::Stdout };
+    let line = pb::LogLine {
+        job: job.to_string(),
+        attempt: row.attempt as i32,
+        rank: row.rank as i32,
+        stream: stream as i32,
+        seq: row.seq,
+        time: Some(timestamp(row.time)),
+        line: row.line,
+        partial: row.partial,
+        newline: row.newline,
+    };
+    pb::JobLogsResponse { line: Some(line), job: None }
+}
+
+pub(crate) fn point(job: JobId, row: PointRow) -> pb::JobMetricsResponse {
+    let point = pb::MetricPoint {
+        job: job.to_string(),
+        attempt: row.attempt as i32,
+        rank: row.rank as i32,
+        step: row.step,
+        time: Some(timestamp(row.time)),
+        metrics: row.metrics,
+        seq: row.seq,
+    };
+    pb::JobMetricsResponse { point: Some(point), job: None }
+}
+
+pub(crate) fn node(status: &NodeStatus) -> pb::Node {
+    let capacity = &status.capacity;
+    let resources: BTreeMap<_, _> = capacity
+        .custom
+        .iter()
+        .map(|(name, &total)| {
+            let free = status.custom_free.get(name).copied().unwrap_or(0);
+            (name.clone(), amount(total as f64 / MILLI, free as f64 / MILLI))
+        })
+        .collect();
+    let gpus = capacity.devices.iter().enumerate().map(|(place, device)| {
+        let (memory_used, utilization) = status.device_use.get(place).copied().unwrap_or_default();
+        pb::Gpu {
+            index: device.index as i32,
+            uuid: device.uuid.clone(),
+            name: device.name.clone(),
+            memory_total: device.memory_bytes,
+            memory_used,
+            utilization,
+            free: status.devices_free.get(place).map_or(0.0, |&shares| f64::from(shares) / MILLI),
+        }
+    });
+    pb::Node {
+        name: status.name.to_string(),
+        state: pb::node::State::from(status.state) as i32,
+        cpus: Some(amount(capacity.cpus.milli() as f64 / MILLI, status.cpus_free.milli() as f64 / MILLI)),
+        memory: Some(amount(capacity.memory_bytes as f64, status.memory_free_bytes as f64)),
+        gpus: gpus.collect(),
+        labels: capacity.labels.clone(),
+        resources,
+    }
+}
+
+fn amount(total: f64, free: f64) -> pb::Amount {
+    pb::Amount { total, free }
+}
+
+pub(crate) fn service(status: Status) -> pb::StatusResponse {
+    pb::StatusResponse {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        // A duration of this process: below what an i64 holds.
+        uptime: prost_duration(status.uptime),
+        jobs: status.jobs,
+        data_dir: status.data_dir.to_string_lossy().into_owned(),
+    }
+}
+
+fn prost_duration(duration: std::time::Duration) -> Option<prost_types::Duration> {
+    prost_types::Duration::try_from(duration).ok()
+}

@@ -1,0 +1,135 @@
+//! What can go wrong, raised to gRPC with the details of AIP-193. The one file in which a status is made.
+
+use phalanx_core::JobId;
+use phalanx_core::diagnostic::Problem;
+use phalanx_runtime::Error;
+use phalanx_runtime::store::StoreError;
+use std::collections::HashMap;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+/// Whose reasons these are.
+const DOMAIN: &str = "phalanx";
+/// The name of the job's resource type.
+const JOB: &str = "phalanx.v1.Job";
+
+/// The status for what the service said.
+pub(crate) fn of(error: &Error) -> Status {
+    let message = error.to_string();
+    match error {
+        Error::UnknownJob(id) => not_found(&id.to_string(), &message),
+        Error::InvalidFile { problems, text } => {
+            let message = problems.render("job.toml", text);
+            let violations: Vec<_> = problems.0.iter().map(|problem| violation(problem, text)).collect();
+            let mut details = details("INVALID_FILE");
+            details.set_bad_request(violations);
+            Status::with_error_details(Code::InvalidArgument, message.trim_end(), details)
+        }
+        Error::Infeasible(reason) => {
+            let mut details = details("INFEASIBLE");
+            details.add_precondition_failure_violation(reason.code.as_str(), "gang", &reason.text);
+            Status::with_error_details(Code::FailedPrecondition, &message, details)
+        }
+        Error::UnknownQueue(queue) => precondition("UNKNOWN_QUEUE", queue, &message),
+        Error::UnknownSecret(secret) => precondition("UNKNOWN_SECRET", secret, &message),
+        Error::WrongState { job, .. } => precondition("WRONG_STATE", &job.to_string(), &message),
+        Error::Conflict { request_id } => {
+            let mut details = details("REQUEST_ID_REUSED");
+            details.set_resource_info("request_id", request_id, "", &message);
+            Status::with_error_details(Code::AlreadyExists, &message, details)
+        }
+        Error::RequestIdTooLong { .. } => bad_field("request_id", &message),
+        Error::ReadOnly { .. } => precondition("NO_SERVICE", "service", &message),
+        Error::Unavailable => unavailable(),
+        Error::Store(StoreError::Full { .. }) => {
+            let details = details("NO_SPACE");
+            Status::with_error_details(Code::ResourceExhausted, &message, details)
+        }
+        Error::Store(_) => Status::with_error_details(Code::Internal, &message, details("STORE")),
+    }
+}
+
+/// Reads a job's id; what is none is an unknown job's, because ids are nothing a caller makes up.
+pub(crate) fn job_id(text: &str) -> Result<JobId, Status> {
+    text.parse().map_err(|error: phalanx_core::id::IdError| not_found(text, &error.to_string()))
+}
+
+/// A field of the request that means nothing.
+pub(crate) fn bad_field(field: &str, message: &str) -> Status {
+    let mut details = details("INVALID_FIELD");
+    details.add_bad_request_violation(field, message);
+    Status::with_error_details(Code::InvalidArgument, message, details)
+}
+
+/// The service is going down or has gone.
+pub(crate) fn unavailable() -> Status {
+    let message = Error::Unavailable.to_string();
+    Status::with_error_details(Code::Unavailable, message, details("SHUTTING_DOWN"))
+}
+
+/// No token, or a wrong one; which of them is not said.
+pub(crate) fn unauthenticated() -> Status {
+    let message = "a valid token is required: send `authorization: Bearer TOKEN` with the token of the service's data folder";
+    Status::with_error_details(Code::Unauthenticated, message, details("TOKEN"))
+}
+
+fn not_found(name: &str, message: &str) -> Status {
+    let mut details = details("UNKNOWN_JOB");
+    details.set_resource_info(JOB, name, "", message);
+    Status::with_error_details(Code::NotFound, message, details)
+}
+
+fn precondition(reason: &str, subject: &str, message: &str) -> Status {
+    let mut details = details(reason);
+    details.add_precondition_failure_violation(reason, subject, message);
+    Status::with_error_details(Code::FailedPrecondition, message, details)
+}
+
+fn details(reason: &str) -> ErrorDetails {
+    ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new())
+}
+
+/// A problem of the file, with its place as `toml:LINE:COLUMN`.
+fn violation(problem: &Problem, text: &str) -> FieldViolation {
+    let field = match problem.place(text) {
+        Some((line, column)) => format!("toml:{line}:{column}"),
+        None => "toml".to_owned(),
+    };
+    let help = problem.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
+    FieldViolation::new(field, format!("{}{help}", problem.message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use phalanx_core::{JobSpec, Reason};
+
+    #[test]
+    fn a_bad_file_names_every_place() {
+        let text = "version = 1\n[gang]\nworkrs = 2\n";
+        let problems = JobSpec::parse(text, "job").unwrap_err();
+        let count = problems.0.len();
+        let status = of(&Error::InvalidFile { problems, text: text.to_owned() });
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let details = status.get_error_details();
+        let violations = &details.bad_request().unwrap().field_violations;
+        assert_eq!(violations.len(), count);
+        assert!(violations.iter().any(|violation| violation.field == "toml:3:1"), "{violations:?}");
+        assert!(status.message().contains("workrs"), "{}", status.message());
+    }
+
+    #[test]
+    fn every_error_has_its_code_and_its_detail() {
+        let infeasible =
+            of(&Error::Infeasible(Reason::new("too_many_cpus", "asks for 9, the largest node has 2")));
+        assert_eq!(infeasible.code(), Code::FailedPrecondition);
+        assert!(infeasible.message().contains("largest node has 2"));
+        assert!(infeasible.get_error_details().precondition_failure().is_some());
+        let unknown = of(&Error::UnknownJob(JobId(7)));
+        assert_eq!(unknown.code(), Code::NotFound);
+        assert_eq!(unknown.get_error_details().resource_info().unwrap().resource_name, "j7");
+        assert_eq!(job_id("../j1").unwrap_err().code(), Code::NotFound);
+        assert_eq!(bad_field("page_size", "negative").code(), Code::InvalidArgument);
+        assert!(unauthenticated().get_error_details().error_info().is_some());
+    }
+}
