@@ -1,0 +1,211 @@
+//! What the service promised: jobs, the changes people watch, requests that may be repeated, and nodes.
+
+use super::database::{Access, Database, Schema};
+use super::error::StoreError;
+use crate::controller::NodeRecord;
+use phalanx_core::{Job, JobId, NodeName};
+use sqlx::Row;
+use sqlx::sqlite::{SqliteConnection, SqliteRow, SqliteSynchronous};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Changes of one job that are kept for watchers; the oldest go first.
+const CHANGES_PER_JOB: u64 = 1000;
+
+static SCHEMA: Schema = Schema {
+    file: "state.db",
+    migrations: &[include_str!("schema/state_1.sql")],
+    synchronous: SqliteSynchronous::Full,
+    page_bytes: 4096,
+};
+
+/// Something to remember.
+#[derive(Clone, Debug)]
+pub enum Write {
+    /// A job as it is now.
+    SaveJob {
+        /// The job.
+        job: Box<Job>,
+        /// Those who watch it are told.
+        visible: bool,
+    },
+    /// A request that made a job.
+    Request {
+        /// The caller's name for it.
+        request_id: String,
+        /// Tells a repeated request from another one.
+        fingerprint: [u8; 32],
+        /// The job it made.
+        job: JobId,
+    },
+    /// A node as it is now.
+    Node {
+        /// The node.
+        record: NodeRecord,
+    },
+    /// A node that will not come back.
+    RemoveNode(NodeName),
+}
+
+/// What a starting service goes on from.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    /// Jobs that are not over, in the order of their ids.
+    pub live_jobs: Vec<Job>,
+    /// The id of the next job.
+    pub next_job: u64,
+    /// Nodes in the order of their names.
+    pub nodes: Vec<NodeRecord>,
+}
+
+/// The database `state.db`. Clones share it.
+#[derive(Clone, Debug)]
+pub struct State(Arc<Database>);
+
+impl State {
+    /// Opens it; for writing it is made where it is missing, and brought up to this version's schema.
+    pub async fn open(data_dir: &Path, access: Access) -> Result<State, StoreError> {
+        Ok(State(Arc::new(Database::open(data_dir, &SCHEMA, access).await?)))
+    }
+
+    /// Writes all of it or nothing, on the disk when it returns: one synchronous write, so hand in together what
+    /// belongs together. Returns the number of each visible change, in the order of the writes.
+    pub async fn commit(&self, writes: &[Write]) -> Result<Vec<(JobId, u64)>, StoreError> {
+        let mut writer = self.0.writer().await?;
+        let done = async {
+            let connection = writer.begin().await?;
+            let mut changes = Vec::new();
+            for write in writes {
+                changes.extend(apply(connection, write).await?);
+            }
+            writer.commit().await?;
+            Ok(changes)
+        };
+        let done = done.await;
+        if done.is_err() {
+            writer.undo().await;
+        }
+        done.map_err(|error| self.0.error(&error))
+    }
+
+    /// Everything a starting service needs.
+    pub async fn load(&self) -> Result<Loaded, StoreError> {
+        let sql = "SELECT json FROM job WHERE over = 0 ORDER BY id";
+        let rows = sqlx::query(sql).fetch_all(self.0.readers()).await.map_err(|error| self.0.error(&error))?;
+        let live_jobs = rows.iter().map(|row| self.parse(row)).collect::<Result<_, _>>()?;
+        let sql = "SELECT coalesce(max(id), 0) FROM job";
+        let last: i64 = sqlx::query_scalar(sql).fetch_one(self.0.readers()).await.map_err(|e| self.0.error(&e))?;
+        let sql = "SELECT json FROM node ORDER BY name";
+        let rows = sqlx::query(sql).fetch_all(self.0.readers()).await.map_err(|error| self.0.error(&error))?;
+        let nodes = rows.iter().map(|row| self.parse(row)).collect::<Result<_, _>>()?;
+        Ok(Loaded { live_jobs, next_job: last as u64 + 1, nodes })
+    }
+
+    /// One job.
+    pub async fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        let query = sqlx::query("SELECT json FROM job WHERE id = ?").bind(key(id.0));
+        let row = query.fetch_optional(self.0.readers()).await.map_err(|error| self.0.error(&error))?;
+        row.map(|row| self.parse(&row)).transpose()
+    }
+
+    /// Jobs with ids below `before`, the newest first.
+    pub async fn jobs(&self, before: Option<JobId>, limit: u32) -> Result<Vec<Job>, StoreError> {
+        let before = before.map_or(i64::MAX, |id| key(id.0));
+        let query = sqlx::query("SELECT json FROM job WHERE id < ? ORDER BY id DESC LIMIT ?").bind(before).bind(limit);
+        let rows = query.fetch_all(self.0.readers()).await.map_err(|error| self.0.error(&error))?;
+        rows.iter().map(|row| self.parse(row)).collect()
+    }
+
+    /// States that a job has been in, by their numbers, the oldest first.
+    pub async fn changes(&self, id: JobId, after_seq: u64, limit: u32) -> Result<Vec<(u64, Job)>, StoreError> {
+        let sql = "SELECT json, seq FROM change WHERE job = ? AND seq > ? ORDER BY seq LIMIT ?";
+        let query = sqlx::query(sql).bind(key(id.0)).bind(key(after_seq)).bind(limit);
+        let rows = query.fetch_all(self.0.readers()).await.map_err(|error| self.0.error(&error))?;
+        rows.iter().map(|row| Ok((row.get::<i64, _>(1) as u64, self.parse(row)?))).collect()
+    }
+
+    /// What a request made, and the fingerprint it had.
+    pub async fn request(&self, request_id: &str) -> Result<Option<([u8; 32], JobId)>, StoreError> {
+        let query = sqlx::query("SELECT fingerprint, job FROM request WHERE id = ?").bind(request_id);
+        let row = query.fetch_optional(self.0.readers()).await.map_err(|error| self.0.error(&error))?;
+        let Some(row) = row else { return Ok(None) };
+        let fingerprint = row.get::<Vec<u8>, _>(0).try_into();
+        let fingerprint = fingerprint.map_err(|_| self.0.corrupt("a fingerprint has another length"))?;
+        Ok(Some((fingerprint, JobId(row.get::<i64, _>(1) as u64))))
+    }
+
+    /// How many jobs are in each state, by its name.
+    pub async fn counts(&self) -> Result<BTreeMap<String, u64>, StoreError> {
+        let sql = "SELECT state, count(*) FROM job GROUP BY state";
+        let rows = sqlx::query(sql).fetch_all(self.0.readers()).await.map_err(|error| self.0.error(&error))?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get::<i64, _>(1) as u64)).collect())
+    }
+
+    /// Waits until the files are closed, where this is the last handle.
+    pub async fn close(self) {
+        if let Some(database) = Arc::into_inner(self.0) {
+            database.close().await;
+        }
+    }
+
+    fn parse<T: serde::de::DeserializeOwned>(&self, row: &SqliteRow) -> Result<T, StoreError> {
+        serde_json::from_slice(row.get_ref(0)).map_err(|error| self.0.corrupt(format!("a record does not parse: {error}")))
+    }
+}
+
+/// SQLite's integers are signed; no id or number of ours gets that far.
+pub(super) fn key(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+async fn apply(connection: &mut SqliteConnection, write: &Write) -> Result<Option<(JobId, u64)>, sqlx::Error> {
+    match write {
+        Write::SaveJob { job, visible } => return save_job(connection, job, *visible).await,
+        Write::Request { request_id, fingerprint, job } => {
+            let query = sqlx::query("INSERT INTO request (id, fingerprint, job) VALUES (?, ?, ?)");
+            query.bind(request_id).bind(fingerprint.to_vec()).bind(key(job.0)).execute(connection).await?;
+        }
+        Write::Node { record } => {
+            let query = sqlx::query("INSERT OR REPLACE INTO node (name, json) VALUES (?, ?)");
+            query.bind(record.name.as_str()).bind(json(record)?).execute(connection).await?;
+        }
+        Write::RemoveNode(name) => {
+            sqlx::query("DELETE FROM node WHERE name = ?").bind(name.as_str()).execute(connection).await?;
+        }
+    }
+    Ok(None)
+}
+
+async fn save_job(
+    connection: &mut SqliteConnection,
+    job: &Job,
+    visible: bool,
+) -> Result<Option<(JobId, u64)>, sqlx::Error> {
+    let json = json(job)?;
+    let sql = "INSERT INTO job (id, state, over, submitted, changes, json) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+        ON CONFLICT (id) DO UPDATE SET state = ?2, over = ?3, changes = changes + ?5, json = ?6 RETURNING changes";
+    let query = sqlx::query_scalar(sql)
+        .bind(key(job.id.0))
+        .bind(job.state.as_str())
+        .bind(job.state.is_terminal())
+        .bind(key(job.submitted.as_micros()))
+        .bind(visible)
+        .bind(json.as_slice());
+    let seq: i64 = query.fetch_one(&mut *connection).await?;
+    if !visible {
+        return Ok(None);
+    }
+    let query = sqlx::query("INSERT INTO change (job, seq, json) VALUES (?, ?, ?)");
+    query.bind(key(job.id.0)).bind(seq).bind(json).execute(&mut *connection).await?;
+    let last_dropped = seq - CHANGES_PER_JOB as i64;
+    if last_dropped > 0 {
+        let query = sqlx::query("DELETE FROM change WHERE job = ? AND seq <= ?");
+        query.bind(key(job.id.0)).bind(last_dropped).execute(connection).await?;
+    }
+    Ok(Some((job.id, seq as u64)))
+}
+
+fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, sqlx::Error> {
+    serde_json::to_vec(value).map_err(|error| sqlx::Error::Encode(Box::new(error)))
+}
