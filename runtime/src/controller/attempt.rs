@@ -212,6 +212,7 @@ impl Controller {
             }
         }
         self.cluster.release_on(attempt_id, node);
+        self.dirty.insert(id);
         self.replan = true;
         let all_gone = run.nodes.values().all(|node| node.gone);
         // An agent that could not reach the service has ended its ranks unasked.
