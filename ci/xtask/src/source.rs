@@ -1,11 +1,16 @@
 //! A Rust file as the checks see it: code without what comments and literals say, and without its tests.
 
+/// What marks an item as compiled for tests only.
+const TEST_ITEM: &str = "#[cfg(test)]";
+
 /// A Rust file's code, line for line that of the file. Comments and the insides of string and character literals are
 /// blanks; so is every item under `#[cfg(test)]`.
 pub(crate) struct Source {
     code: String,
     /// The 1-based line on which the first test item begins; one past the last line where there is none.
     pub(crate) tests_begin: usize,
+    /// Modules under `#[cfg(test)]` that have a file of their own, by name.
+    pub(crate) test_modules: Vec<String>,
 }
 
 /// A function and how long it is.
@@ -20,12 +25,18 @@ impl Source {
     pub(crate) fn new(text: &str) -> Self {
         let mut code = blank_literals(text);
         let mut tests_begin = text.lines().count() + 1;
-        while let Some(start) = code.find("#[cfg(test)]") {
+        let mut test_modules = Vec::new();
+        while let Some(start) = code.find(TEST_ITEM) {
             tests_begin = tests_begin.min(line_of(&code, start));
-            let end = end_of_item(&code, start);
+            let end = end_of_item(&code, start + TEST_ITEM.len());
+            let words: Vec<&str> =
+                code[start + TEST_ITEM.len()..end].trim_end_matches(';').split_whitespace().collect();
+            if let ["mod", name] | [.., "mod", name] = words[..] {
+                test_modules.push(name.to_owned());
+            }
             blank(&mut code, start, end);
         }
-        Source { code, tests_begin }
+        Source { code, tests_begin, test_modules }
     }
 
     /// The lines with their 1-based numbers.
@@ -185,6 +196,13 @@ fn after() { real_tokio(); }
             source.lines().filter(|(_, line)| line.contains("tokio")).map(|(number, _)| number).collect();
         assert_eq!(lines, [14]);
         assert_eq!(source.tests_begin, 9);
+    }
+
+    #[test]
+    fn modules_of_tests_with_a_file_of_their_own_are_named() {
+        let source =
+            Source::new("mod a;\n#[cfg(test)]\nmod tests;\n#[cfg(test)]\nmod inline { mod b; }\nfn f() {}\n");
+        assert_eq!(source.test_modules, ["tests"]);
     }
 
     #[test]

@@ -25,8 +25,9 @@ const UNFINISHED: [&str; 4] = ["TODO", "FIXME", "XXX", "HACK"];
 pub(crate) fn problems(root: &Path) -> Result<Vec<String>> {
     let mut tidy = Tidy { root, problems: Vec::new(), used: Vec::new() };
     let files = workspace::files(root)?;
+    let tests = workspace::test_files(root, &files)?;
     for file in &files {
-        tidy.file(file)?;
+        tidy.file(file, tests.contains(file))?;
     }
     tidy.stale_exceptions();
     for package in workspace::packages(root)? {
@@ -48,7 +49,7 @@ impl Tidy<'_> {
         self.problems.push(format!("{place}: {what}"));
     }
 
-    fn file(&mut self, file: &str) -> Result<()> {
+    fn file(&mut self, file: &str, is_test: bool) -> Result<()> {
         let path = self.root.join(file);
         let size = fs::metadata(&path)?.len();
         if size > FILE_BYTES {
@@ -64,7 +65,7 @@ impl Tidy<'_> {
         }
         self.text(file, &text);
         if file.ends_with(".rs") {
-            self.rust(file, &text);
+            self.rust(file, &text, is_test);
         }
         Ok(())
     }
@@ -93,8 +94,7 @@ impl Tidy<'_> {
         }
     }
 
-    fn rust(&mut self, file: &str, text: &str) {
-        let is_test = file.starts_with("tests/") || file.contains("/tests/") || file.contains("/benches/");
+    fn rust(&mut self, file: &str, text: &str, is_test: bool) {
         let source = Source::new(text);
         for (number, line) in source.lines() {
             let place = format!("{file}:{number}");
@@ -211,7 +211,7 @@ mod tests {
             Tidy { root: Path::new("/somewhere/checkout"), problems: Vec::new(), used: Vec::new() };
         tidy.text(file, text);
         if file.ends_with(".rs") {
-            tidy.rust(file, text);
+            tidy.rust(file, text, file.starts_with("tests/"));
         }
         tidy.problems
     }

@@ -1,10 +1,14 @@
 //! Our packages, as cargo sees them, and the files of the repository, as git sees them.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+
+use crate::source::Source;
 
 /// One package of the workspace.
 pub(crate) struct Package {
@@ -53,6 +57,33 @@ pub(crate) fn files(root: &Path) -> Result<Vec<String>> {
         output.lines().filter(|file| root.join(file).is_file()).map(str::to_owned).collect();
     files.sort();
     Ok(files)
+}
+
+/// Those of `files` that are compiled for tests and benches only: in such a folder, a module under `#[cfg(test)]`, or named
+/// for it (`#[path = "…_tests.rs"]`).
+pub(crate) fn test_files(root: &Path, files: &[String]) -> Result<BTreeSet<String>> {
+    let mut tests = BTreeSet::new();
+    let mut roots: Vec<String> = Vec::new();
+    for file in files.iter().filter(|file| file.ends_with(".rs")) {
+        if ["tests/", "benches/"]
+            .iter()
+            .any(|folder| file.starts_with(folder) || file.contains(&format!("/{folder}")))
+        {
+            tests.insert(file.clone());
+        }
+        let source = Source::new(&fs::read_to_string(root.join(file))?);
+        let (folder, name) = file.rsplit_once('/').unwrap_or(("", file));
+        let modules = match name {
+            "lib.rs" | "main.rs" | "mod.rs" => folder.to_owned(),
+            name => format!("{folder}/{}", name.trim_end_matches(".rs")),
+        };
+        roots.extend(source.test_modules.iter().map(|module| format!("{modules}/{module}")));
+    }
+    let below = |file: &&String, root: &String| {
+        file.strip_prefix(root.as_str()).is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+    };
+    tests.extend(files.iter().filter(|file| roots.iter().any(|root| below(file, root))).cloned());
+    Ok(tests)
 }
 
 fn run(root: &Path, program: &str, args: &[&str]) -> Result<String> {
