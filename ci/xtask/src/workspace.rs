@@ -65,10 +65,8 @@ pub(crate) fn test_files(root: &Path, files: &[String]) -> Result<BTreeSet<Strin
     let mut tests = BTreeSet::new();
     let mut roots: Vec<String> = Vec::new();
     for file in files.iter().filter(|file| file.ends_with(".rs")) {
-        if ["tests/", "benches/"]
-            .iter()
-            .any(|folder| file.starts_with(folder) || file.contains(&format!("/{folder}")))
-        {
+        let inside = |folder: &str| file.starts_with(folder) || file.contains(&format!("/{folder}"));
+        if inside("tests/") || inside("benches/") || file.ends_with("_tests.rs") {
             tests.insert(file.clone());
         }
         let source = Source::new(&fs::read_to_string(root.join(file))?);
