@@ -6,6 +6,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod error;
+pub mod log;
+pub mod protocol;
 mod random;
 pub mod replay;
 pub mod sampler;

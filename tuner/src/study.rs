@@ -248,6 +248,11 @@ impl Study {
         &self.space
     }
 
+    /// Whether several objectives are improved at once: then there is a front, and no single best.
+    pub fn has_several_objectives(&self) -> bool {
+        self.identity.objectives.len() > 1
+    }
+
     /// The complete trial with the best value of the first objective; the earliest of equals.
     pub fn best(&self) -> Option<&Trial> {
         self.best.map(|number| &self.trials[number as usize])

@@ -143,7 +143,7 @@ fn trials_bound_new_ones_and_failures_end_the_sweep() {
 #[test]
 fn the_best_is_complete_and_a_number() {
     let mut study = Study::new(&sweep("mode = \"max\"\n"));
-    let mut tell = |study: &mut Study, outcome: Outcome| {
+    let tell = |study: &mut Study, outcome: Outcome| {
         let Ask::Trial(trial) = study.ask() else { panic!("no trial") };
         study.tell(trial.number, outcome).unwrap();
         study.best().map(|trial| trial.number)
