@@ -21,7 +21,7 @@ pub struct Bundle {
 }
 
 /// What the scheduler knows of a gang that holds resources.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Holder {
     /// What reasons call it.
@@ -40,6 +40,12 @@ pub struct Holder {
     pub time_limit: Option<Duration>,
     /// When work was last saved: what was done since is lost by a preemption.
     pub saved: Time,
+    /// It saves its work so often, counted from `saved`; without it only when it is told to.
+    pub saves_every: Option<Duration>,
+    /// Service of earlier attempts: GPU-seconds, or CPU-seconds where the gang asks for no GPU.
+    pub attained: f64,
+    /// How often earlier attempts were preempted.
+    pub preemptions: u32,
     /// What it asked for.
     pub gang: Arc<GangSpec>,
 }
@@ -56,7 +62,19 @@ impl Holder {
             started,
             time_limit: pending.time_limit,
             saved: started,
+            saves_every: None,
+            attained: pending.attained,
+            preemptions: pending.preemptions,
             gang: Arc::clone(&pending.gang),
+        }
+    }
+
+    /// Seconds of work that would be lost if it ended at `now`.
+    pub(crate) fn unsaved_seconds(&self, now: Time) -> f64 {
+        let since = now.since(self.saved);
+        match self.saves_every.map(|every| every.as_micros()) {
+            Some(every @ 1..) => (since.as_micros() % every) as f64 / 1e6,
+            _ => since.as_secs_f64(),
         }
     }
 

@@ -1,8 +1,10 @@
 //! Whether a gang could ever run on these nodes.
 
+use crate::amounts::Amounts;
 use crate::cluster::Cluster;
 use crate::explain::{asks, describe_room, describe_rules, plural};
 use crate::index::Slot;
+use crate::lanes::QueueConfig;
 use crate::node::{Ground, Node};
 use crate::place::Search;
 use crate::reason::{Reason, ReasonCode};
@@ -17,6 +19,21 @@ pub fn check(cluster: &Cluster, gang: &GangSpec) -> Result<(), Reason> {
     if feasible(cluster, gang) { Ok(()) } else { Err(infeasible(cluster, gang)) }
 }
 
+/// Why a queue's quota can never take the gang, if it cannot.
+pub(crate) fn over_quota(config: &QueueConfig, gang: &GangSpec) -> Option<Reason> {
+    let (room, kind) = config.quota_room(&Amounts::default(), gang);
+    let kind = kind.filter(|_| room < gang.workers.min)?;
+    let (asked, quota) =
+        (kind.of(&gang.each).saturating_mul(u64::from(gang.workers.min)), config.quota.get(kind));
+    let text = format!(
+        "{}; that is {} where its queue's quota is {}; ask for less, or raise the quota",
+        asks(gang),
+        amount(kind.word(), asked),
+        amount(kind.word(), quota),
+    );
+    Some(Reason::new(ReasonCode::Infeasible, text))
+}
+
 /// The same without the reason.
 pub(crate) fn feasible(cluster: &Cluster, gang: &GangSpec) -> bool {
     let workers = gang.workers.min;
@@ -24,7 +41,7 @@ pub(crate) fn feasible(cluster: &Cluster, gang: &GangSpec) -> bool {
     let mut rooms =
         rooms.map(|(slot, node)| (node.room(&gang.each, Ground::Empty), slot)).filter(|&(room, _)| room > 0);
     if !gang.bundles.is_empty() || gang.topology.is_some() {
-        let search = Search { cluster, gang, keeper: None };
+        let search = Search::new(cluster, gang);
         return search.layout_among(&rooms.collect::<Vec<_>>(), workers).is_some();
     }
     let reaches = |count: u64| count >= u64::from(workers);

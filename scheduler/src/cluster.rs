@@ -1,11 +1,17 @@
 //! The nodes and what is held on them.
 
+use crate::amounts::Amounts;
 use crate::bundle::{Bundle, Holder};
 use crate::index::{Index, Slot};
+use crate::lanes::Usage;
 use crate::node::Node;
 use phalanx_core::resources::{Capacity, Device};
-use phalanx_core::{AttemptId, Cpus, NodeName};
-use std::collections::{BTreeMap, BTreeSet};
+use phalanx_core::{AttemptId, Cpus, NodeName, Rank, Time};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+/// Nodes remembered on which something was freed; beyond it a decision looks at all again.
+const FREED_NODES: usize = 1024;
 
 /// A holding that cannot be taken as it was said.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,6 +51,16 @@ pub enum HoldError {
 pub(crate) struct Holding {
     pub(crate) holder: Holder,
     pub(crate) slots: BTreeSet<Slot>,
+    pub(crate) amounts: Amounts,
+    /// It has been asked to end, for another gang or for a reason of its own.
+    pub(crate) ending: bool,
+}
+
+/// Bundles taken off their nodes for the time of a thought.
+#[derive(Debug)]
+pub(crate) struct Lifted {
+    pub(crate) attempt: AttemptId,
+    pub(crate) bundles: Vec<(Slot, Vec<Bundle>)>,
 }
 
 /// All nodes, their free capacity in order, and the attempts that hold the rest.
@@ -55,6 +71,26 @@ pub struct Cluster {
     vacant: BTreeSet<Slot>,
     holdings: BTreeMap<AttemptId, Holding>,
     pub(crate) index: Index,
+    /// All that the nodes have.
+    pub(crate) total: Amounts,
+    usage: BTreeMap<String, Usage>,
+    /// Holders with a time limit by when it ends them.
+    ends: BTreeSet<(Time, AttemptId)>,
+    /// Holders that may be asked to give way, by priority.
+    preemptible: BTreeMap<i32, BTreeSet<AttemptId>>,
+    /// Holders whose gang is elastic.
+    elastic: BTreeSet<AttemptId>,
+    /// Holders that were asked to end.
+    ending: BTreeSet<AttemptId>,
+    /// Counts changes of the nodes themselves.
+    pub(crate) nodes_version: u64,
+    /// Counts what was freed, and the nodes it was freed on, the latest last.
+    pub(crate) freed_version: u64,
+    freed: VecDeque<Slot>,
+    /// Counts what was taken.
+    pub(crate) taken_version: u64,
+    /// A plan tries something out: nothing of it counts.
+    quiet: bool,
 }
 
 /// A node as people see it.
@@ -103,13 +139,20 @@ impl Cluster {
             if slot as usize == self.slots.len() {
                 self.slots.push(None);
             }
+            self.total.add(&Amounts::of_capacity(&capacity));
             let node = Node::new(name.clone(), capacity);
             self.by_name.insert(name, slot);
             self.index.insert(slot, &node);
             self.slots[slot as usize] = Some(node);
+            self.note_node(slot);
             return Vec::new();
         };
         let mut dropped = Vec::new();
+        if let Some(node) = self.node(slot) {
+            let before = Amounts::of_capacity(&node.capacity);
+            self.total.subtract(&before);
+            self.total.add(&Amounts::of_capacity(&capacity));
+        }
         self.change(slot, |node| {
             let mut fresh = Node::new(name, capacity);
             fresh.schedulable = node.schedulable;
@@ -126,15 +169,16 @@ impl Cluster {
                 });
                 if !fits {
                     fresh.give(attempt);
-                    dropped.push(attempt);
+                    dropped.push((attempt, bundles.clone()));
                 }
             }
             *node = fresh;
         });
-        for &attempt in &dropped {
-            self.forget(attempt, slot);
+        self.note_node(slot);
+        for (attempt, bundles) in &dropped {
+            self.forget(*attempt, slot, bundles);
         }
-        dropped
+        dropped.into_iter().map(|(attempt, _)| attempt).collect()
     }
 
     /// A node goes, and what is held on it with it; who held is returned. Their holdings elsewhere stay.
@@ -143,17 +187,19 @@ impl Cluster {
         let Some(node) = self.slots[slot as usize].take() else { return Vec::new() };
         self.index.remove(slot, &node);
         self.vacant.insert(slot);
-        let holders: Vec<AttemptId> = node.held.keys().copied().collect();
-        for &attempt in &holders {
-            self.forget(attempt, slot);
+        self.total.subtract(&Amounts::of_capacity(&node.capacity));
+        self.note_node(slot);
+        for (&attempt, bundles) in &node.held {
+            self.forget(attempt, slot, bundles);
         }
-        holders
+        node.held.into_keys().collect()
     }
 
     /// Whether new work may come to a node; what runs there stays.
     pub fn set_schedulable(&mut self, name: &NodeName, yes: bool) {
         if let Some(slot) = self.slot(name) {
             self.change(slot, |node| node.schedulable = yes);
+            self.note_node(slot);
         }
     }
 
@@ -161,6 +207,7 @@ impl Cluster {
     pub fn quarantine(&mut self, name: &NodeName, device: u32) {
         if let Some(slot) = self.slot(name) {
             self.change(slot, |node| node.quarantine(device, true));
+            self.note_node(slot);
         }
     }
 
@@ -168,6 +215,7 @@ impl Cluster {
     pub fn unquarantine(&mut self, name: &NodeName, device: u32) {
         if let Some(slot) = self.slot(name) {
             self.change(slot, |node| node.quarantine(device, false));
+            self.note_node(slot);
         }
     }
 
@@ -177,7 +225,17 @@ impl Cluster {
             return Err(HoldError::Twice { attempt });
         }
         let slots = self.take(attempt, bundles)?;
-        self.holdings.insert(attempt, Holding { holder, slots });
+        let amounts = Amounts::of_bundles(bundles);
+        self.usage.entry(holder.queue.clone()).or_default().held.add(&amounts);
+        self.ends.extend(holder.ends_by().map(|end| (end, attempt)));
+        if holder.preemptible {
+            self.preemptible.entry(holder.priority).or_default().insert(attempt);
+        }
+        if holder.gang.workers.min < holder.gang.workers.max {
+            self.elastic.insert(attempt);
+        }
+        self.taken_version += u64::from(!self.quiet);
+        self.holdings.insert(attempt, Holding { holder, slots, amounts, ending: false });
         Ok(())
     }
 
@@ -219,27 +277,166 @@ impl Cluster {
 
     /// Gives back all that an attempt holds; nothing where it holds nothing.
     pub fn release(&mut self, attempt: AttemptId) {
-        if let Some(holding) = self.holdings.remove(&attempt) {
-            self.give(attempt, &holding.slots);
+        let slots = self.holdings.get(&attempt).map(|holding| holding.slots.clone());
+        for slot in slots.into_iter().flatten() {
+            self.release_slot(attempt, slot);
         }
     }
 
     /// Gives back what an attempt holds on one node, once its last process there is gone.
     pub fn release_on(&mut self, attempt: AttemptId, name: &NodeName) {
-        let Some(slot) = self.slot(name) else { return };
-        if self.forget(attempt, slot) {
-            self.give(attempt, &BTreeSet::from([slot]));
+        if let Some(slot) = self.slot(name) {
+            self.release_slot(attempt, slot);
         }
     }
 
-    /// Strikes a node off an attempt's holding; whether it was there.
-    fn forget(&mut self, attempt: AttemptId, slot: Slot) -> bool {
-        let Some(holding) = self.holdings.get_mut(&attempt) else { return false };
-        let was = holding.slots.remove(&slot);
-        if holding.slots.is_empty() {
-            self.holdings.remove(&attempt);
+    fn release_slot(&mut self, attempt: AttemptId, slot: Slot) {
+        let mut given = Vec::new();
+        self.change(slot, |node| given = node.give(attempt));
+        self.note_freed(slot);
+        self.forget(attempt, slot, &given);
+    }
+
+    /// Strikes bundles on a node off an attempt's holding; the attempt holds nothing once all are gone.
+    fn forget(&mut self, attempt: AttemptId, slot: Slot, bundles: &[Bundle]) {
+        let Some(holding) = self.holdings.get_mut(&attempt) else { return };
+        let given = Amounts::of_bundles(bundles);
+        holding.amounts.subtract(&given);
+        holding.slots.remove(&slot);
+        if let Some(usage) = self.usage.get_mut(&holding.holder.queue) {
+            usage.held.subtract(&given);
         }
-        was
+        if !holding.slots.is_empty() {
+            return;
+        }
+        let holder = &holding.holder;
+        if let Some(end) = holder.ends_by() {
+            self.ends.remove(&(end, attempt));
+        }
+        if let Some(peers) = self.preemptible.get_mut(&holder.priority) {
+            peers.remove(&attempt);
+            if peers.is_empty() {
+                self.preemptible.remove(&holder.priority);
+            }
+        }
+        self.elastic.remove(&attempt);
+        self.ending.remove(&attempt);
+        self.holdings.remove(&attempt);
+    }
+
+    /// Marks an attempt that has been asked to end: what it holds counts as soon free, and nobody asks it again.
+    pub fn set_ending(&mut self, attempt: AttemptId) {
+        if let Some(holding) = self.holdings.get_mut(&attempt) {
+            holding.ending = true;
+            self.ending.insert(attempt);
+        }
+    }
+
+    /// Lets the decayed shares of the queues run up to `now`; to be called before holdings change at `now`, and by every
+    /// plan.
+    pub fn settle(&mut self, now: Time, half_life: Duration) {
+        for usage in self.usage.values_mut() {
+            usage.settle(now, half_life);
+        }
+    }
+
+    pub(crate) fn usage(&self, queue: &str) -> Option<&Usage> {
+        self.usage.get(queue)
+    }
+
+    /// What a queue holds.
+    pub(crate) fn held_by(&self, queue: &str) -> Amounts {
+        self.usage.get(queue).map(|usage| usage.held.clone()).unwrap_or_default()
+    }
+
+    pub(crate) fn holding(&self, attempt: AttemptId) -> Option<&Holding> {
+        self.holdings.get(&attempt)
+    }
+
+    /// Holders by when their time limit ends them.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = (Time, AttemptId)> + '_ {
+        self.ends.iter().copied()
+    }
+
+    /// Holders that were asked to end.
+    pub(crate) fn ending(&self) -> impl Iterator<Item = AttemptId> + '_ {
+        self.ending.iter().copied()
+    }
+
+    /// Holders that may be asked to give way and were not, the lowest priority first.
+    pub(crate) fn preemptible(&self) -> impl Iterator<Item = (AttemptId, &Holding)> {
+        let attempts = self.preemptible.values().flatten();
+        let holdings = attempts.filter_map(|&attempt| Some((attempt, self.holdings.get(&attempt)?)));
+        holdings.filter(|(_, holding)| !holding.ending)
+    }
+
+    /// The lowest priority of a holder that may be asked to give way.
+    pub(crate) fn lowest_priority(&self) -> Option<i32> {
+        self.preemptible.keys().next().copied()
+    }
+
+    /// Holders whose gang is elastic and that were not asked to end.
+    pub(crate) fn elastic(&self) -> impl Iterator<Item = (AttemptId, &Holding)> {
+        let holdings =
+            self.elastic.iter().filter_map(|&attempt| Some((attempt, self.holdings.get(&attempt)?)));
+        holdings.filter(|(_, holding)| !holding.ending)
+    }
+
+    /// Takes an attempt's bundles off their nodes without anybody being told; [`Cluster::put_back`] undoes it.
+    pub(crate) fn lift(&mut self, attempt: AttemptId) -> Lifted {
+        let slots = self.holdings.get(&attempt).map(|holding| holding.slots.clone()).unwrap_or_default();
+        let mut bundles = Vec::with_capacity(slots.len());
+        for slot in slots {
+            self.change(slot, |node| bundles.push((slot, node.give(attempt))));
+        }
+        Lifted { attempt, bundles }
+    }
+
+    /// The same for some of its ranks.
+    pub(crate) fn lift_ranks(&mut self, attempt: AttemptId, ranks: &BTreeSet<Rank>) -> Lifted {
+        let mut lifted = self.lift(attempt);
+        let mut rest = Lifted { attempt, bundles: Vec::new() };
+        for (slot, bundles) in &mut lifted.bundles {
+            let (taken, kept) = bundles.drain(..).partition(|bundle| ranks.contains(&bundle.rank));
+            *bundles = taken;
+            rest.bundles.push((*slot, kept));
+        }
+        self.put_back(&rest);
+        lifted.bundles.retain(|(_, bundles)| !bundles.is_empty());
+        lifted
+    }
+
+    /// Puts lifted bundles back.
+    pub(crate) fn put_back(&mut self, lifted: &Lifted) {
+        for (slot, bundles) in &lifted.bundles {
+            self.change(*slot, |node| bundles.iter().for_each(|bundle| node.take(lifted.attempt, bundle)));
+        }
+    }
+
+    /// Nodes on which something was freed since a version; `None` when there were too many to remember.
+    pub(crate) fn freed_since(&self, version: u64) -> Option<impl Iterator<Item = Slot> + '_> {
+        let count = usize::try_from(self.freed_version - version).unwrap_or(usize::MAX);
+        (count <= self.freed.len()).then(|| self.freed.iter().rev().take(count).copied())
+    }
+
+    pub(crate) fn set_quiet(&mut self, quiet: bool) {
+        self.quiet = quiet;
+    }
+
+    fn note_freed(&mut self, slot: Slot) {
+        if self.quiet {
+            return;
+        }
+        self.freed_version += 1;
+        self.freed.push_back(slot);
+        if self.freed.len() > FREED_NODES {
+            self.freed.pop_front();
+        }
+    }
+
+    fn note_node(&mut self, slot: Slot) {
+        self.nodes_version += 1;
+        self.note_freed(slot);
     }
 
     /// All nodes by name.
@@ -266,12 +463,17 @@ impl Cluster {
         bundles
     }
 
-    fn slot(&self, name: &NodeName) -> Option<Slot> {
+    pub(crate) fn slot(&self, name: &NodeName) -> Option<Slot> {
         self.by_name.get(name).copied()
     }
 
     pub(crate) fn node(&self, slot: Slot) -> Option<&Node> {
         self.slots.get(slot as usize)?.as_ref()
+    }
+
+    /// How many nodes stand.
+    pub(crate) fn len(&self) -> usize {
+        self.by_name.len()
     }
 
     /// Every node that stands, schedulable or not, in the order of joining.

@@ -1,9 +1,11 @@
 //! The words of a reason: what is asked, what is free where, what binds, who holds it.
 
-use crate::check::{amount, feasible};
+use crate::check::amount;
 use crate::cluster::Cluster;
 use crate::node::{Ground, Node};
-use crate::place::Search;
+use crate::queue::{Blocked, Pending, Queue};
+use crate::reason::{Reason, ReasonCode};
+use crate::reserve::Shadow;
 use phalanx_core::resources::WHOLE;
 use phalanx_core::spec::{GangSpec, LabelRule, Placement};
 use phalanx_core::{AttemptId, GpuRequest, JobId, Resources};
@@ -192,7 +194,52 @@ fn describe_holders(cluster: &Cluster, holders: &[(AttemptId, u64)], kind: &str)
     format!("; held by {}{more}", words.collect::<Vec<_>>().join(", "))
 }
 
-/// Whether a gang would fit if only the others' holdings were as they are; used to tell kept from lacking.
-pub(crate) fn fits_now(cluster: &Cluster, gang: &GangSpec) -> bool {
-    feasible(cluster, gang) && (Search { cluster, gang, keeper: None }).layout(gang.workers.min).is_some()
+/// Why a blocked gang waits, in words and numbers.
+pub(crate) fn why(
+    cluster: &Cluster,
+    queue: &Queue,
+    pending: &Pending,
+    blocked: Blocked,
+    shadow: Option<&Shadow>,
+) -> Reason {
+    let label = |job: JobId| queue.get(job).map_or_else(|| job.to_string(), |other| other.label.clone());
+    let (text, holders) = match (blocked.code, blocked.kept_for) {
+        (ReasonCode::HeldForReservation, Some(job)) => {
+            let at = shadow.filter(|shadow| shadow.job == job).and_then(|shadow| shadow.at);
+            let until = at.map_or_else(String::new, |at| format!(", which starts by {} s", seconds(at)));
+            (format!("{}; that is free, but kept for {}{until}", asks(&pending.gang), label(job)), vec![job])
+        }
+        (ReasonCode::WaitingQuota, _) => (at_quota(cluster, queue, pending), Vec::new()),
+        (ReasonCode::WaitingPriority, _) => {
+            let (text, holders) = shortage(cluster, &pending.gang);
+            (format!("{text}; that is free until gangs before it start now"), holders)
+        }
+        _ => shortage(cluster, &pending.gang),
+    };
+    let own = shadow.filter(|shadow| shadow.job == pending.job).and_then(|shadow| shadow.at);
+    let starts = own.map_or_else(String::new, |at| format!("; reserved: starts by {} s", seconds(at)));
+    let place = queue.place(pending.job);
+    let before = match place {
+        0 => "first in the queue".to_owned(),
+        _ => format!("{} before it", plural(place as u64, "gang")),
+    };
+    let place = Some(place as u32 + 1);
+    let text = format!("{text}{starts}; {before}");
+    Reason { place, holders, starts_by: own, ..Reason::new(blocked.code, text) }
+}
+
+fn at_quota(cluster: &Cluster, queue: &Queue, pending: &Pending) -> String {
+    let config = queue.config(&pending.queue);
+    let held = cluster.held_by(&pending.queue);
+    let binding = config.quota_room(&held, &pending.gang).1;
+    let words = binding.map(|kind| {
+        let (held, quota) =
+            (amount(kind.word(), held.get(kind)), amount(kind.word(), config.quota.get(kind)));
+        format!("queue {} holds {held} of its quota of {quota}", pending.queue)
+    });
+    format!("{}; {}", asks(&pending.gang), words.unwrap_or_default())
+}
+
+fn seconds(at: phalanx_core::Time) -> String {
+    phalanx_core::quantity::format_milli(at.as_micros() / 1000)
 }

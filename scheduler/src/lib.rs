@@ -5,22 +5,30 @@
 //! and every order that can reach a decision is an ordered map's.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod amounts;
 mod assign;
 mod bundle;
 mod check;
 mod cluster;
+mod decide;
 mod explain;
+mod grow;
 mod index;
+mod lanes;
 mod node;
 mod place;
 mod plan;
+mod preempt;
 mod queue;
 mod reason;
+mod reserve;
 
+pub use amounts::{Amounts, Kind};
 pub use bundle::{Bundle, Holder};
 pub use check::check;
 pub use cluster::{Cluster, DeviceView, HoldError, NodeView};
-pub use plan::{Plan, Policy, explain, plan};
+pub use lanes::{Discipline, QueueConfig};
+pub use plan::{Eviction, Plan, Policy, Resize, explain, plan};
 pub use queue::{Pending, Queue};
 pub use reason::{Reason, ReasonCode};
 

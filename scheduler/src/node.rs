@@ -41,8 +41,24 @@ pub(crate) struct Kept {
     pub(crate) cpus: u64,
     pub(crate) memory: u64,
     pub(crate) custom: BTreeMap<String, u64>,
-    /// Positions in the node's list of devices.
-    pub(crate) devices: Vec<usize>,
+    /// Shares by position in the node's list of devices.
+    pub(crate) devices: BTreeMap<usize, u16>,
+}
+
+impl Kept {
+    /// Keeps for both: one after the other they may have it all.
+    pub(crate) fn add(&mut self, other: Kept) {
+        self.cpus = self.cpus.saturating_add(other.cpus);
+        self.memory = self.memory.saturating_add(other.memory);
+        for (name, milli) in other.custom {
+            let slot = self.custom.entry(name).or_insert(0);
+            *slot = slot.saturating_add(milli);
+        }
+        for (position, shares) in other.devices {
+            let slot = self.devices.entry(position).or_insert(0);
+            *slot = slot.saturating_add(shares);
+        }
+    }
 }
 
 /// Which part of a node is looked at.
@@ -130,7 +146,9 @@ impl Node {
         match ground {
             Ground::Empty => WHOLE_SHARE,
             _ if device.quarantined => 0,
-            Ground::Spare(kept) if kept.devices.contains(&position) => 0,
+            Ground::Spare(kept) => {
+                device.free.saturating_sub(kept.devices.get(&position).copied().unwrap_or(0))
+            }
             _ => device.free,
         }
     }
@@ -180,7 +198,17 @@ impl Node {
         }
     }
 
-    /// What passers must leave of what is free now, so that `room` ranks of a waiting gang can come to run here.
+    /// Keeps all that is free.
+    pub(crate) fn keep_all(&self) -> Kept {
+        Kept {
+            cpus: self.cpus_free,
+            memory: self.memory_free,
+            custom: self.custom_free.clone(),
+            devices: self.devices.iter().map(|device| device.free).enumerate().collect(),
+        }
+    }
+
+    /// What passers must leave of what is free now, so that `ranks` ranks of a waiting gang can come to run here.
     pub(crate) fn keep_for(&self, each: &Resources, ranks: u64) -> Kept {
         let custom = each.custom.iter().map(|(name, milli)| (name.clone(), milli.saturating_mul(ranks)));
         let mut devices: Vec<usize> = (0..self.devices.len()).collect();
@@ -191,8 +219,39 @@ impl Node {
             cpus: each.cpus.milli().saturating_mul(ranks),
             memory: each.memory_bytes.saturating_mul(ranks),
             custom: custom.collect(),
-            devices,
+            devices: devices.into_iter().map(|at| (at, WHOLE_SHARE)).collect(),
         }
+    }
+
+    /// What passers must leave of what is free now, so that a waiting gang can have these bundles here once `lifted` is
+    /// given back.
+    pub(crate) fn keep_bundles(&self, wanted: &[&Bundle], lifted: &[Bundle]) -> Kept {
+        let mut kept = Kept::default();
+        for bundle in wanted {
+            kept.cpus += bundle.takes.cpus.milli();
+            kept.memory += bundle.takes.memory_bytes;
+            for (name, milli) in &bundle.takes.custom {
+                *kept.custom.entry(name.clone()).or_insert(0) += milli;
+            }
+            for share in &bundle.gpus {
+                let position = self.devices.iter().position(|device| device.index == share.index);
+                kept.devices.extend(position.map(|at| (at, share.shares)));
+            }
+        }
+        for bundle in lifted {
+            kept.cpus = kept.cpus.saturating_sub(bundle.takes.cpus.milli());
+            kept.memory = kept.memory.saturating_sub(bundle.takes.memory_bytes);
+            for (name, milli) in &bundle.takes.custom {
+                kept.custom.entry(name.clone()).and_modify(|kept| *kept = kept.saturating_sub(*milli));
+            }
+            for share in &bundle.gpus {
+                let position = self.devices.iter().position(|device| device.index == share.index);
+                if let Some(kept) = position.and_then(|at| kept.devices.get_mut(&at)) {
+                    *kept = kept.saturating_sub(share.shares);
+                }
+            }
+        }
+        kept
     }
 
     /// Whether a bundle's resources are free here.

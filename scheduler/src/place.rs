@@ -28,10 +28,28 @@ pub(crate) struct Search<'a> {
     pub(crate) keeper: Option<&'a dyn Keeper>,
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    /// A search over everything free.
+    pub(crate) fn new(cluster: &'a Cluster, gang: &'a GangSpec) -> Self {
+        Search { cluster, gang, keeper: None }
+    }
+
+    /// Whether the least number of workers fits.
+    pub(crate) fn fits(&self) -> bool {
+        self.layout(self.gang.workers.min).is_some()
+    }
+
     /// The most workers within the gang's bounds that fit, and where.
     pub(crate) fn place(&self) -> Option<Vec<Bundle>> {
-        let (mut low, mut high) = (self.gang.workers.min, self.gang.workers.max);
+        self.place_at_most(u32::MAX)
+    }
+
+    /// The same with no more workers than `most`.
+    pub(crate) fn place_at_most(&self, most: u32) -> Option<Vec<Bundle>> {
+        let (mut low, mut high) = (self.gang.workers.min, self.gang.workers.max.min(most));
+        if low > high {
+            return None;
+        }
         if let Some(layout) = self.layout(high) {
             return Some(self.bundles(layout));
         }

@@ -81,9 +81,18 @@ impl World {
     }
 
     fn reason(&mut self, job: JobId) -> (ReasonCode, String) {
-        let plan = self.plan();
-        let (_, reason) = plan.reasons.into_iter().find(|(waiting, _)| *waiting == job).unwrap();
+        self.plan();
+        let reason = explain(&self.cluster, &self.queue, job).unwrap();
         (reason.code, reason.text)
+    }
+
+    /// The same gangs waiting in a queue that remembers nothing but who started.
+    fn fresh_queue(&self) -> Queue {
+        let mut queue = self.queue.forgetful();
+        for pending in self.queue.iter() {
+            queue.insert(pending.clone());
+        }
+        queue
     }
 
     fn gpus_of(&self, job: JobId) -> Vec<Vec<u32>> {
@@ -347,7 +356,7 @@ fn losing_the_resources_to_a_higher_priority_is_a_reason_of_its_own() {
 #[test]
 fn passing_is_bounded_and_only_what_the_first_could_use_is_kept() {
     let mut world = World::default().node("a", 4, 2).node("c", 4, 0);
-    world.queue = Queue::with_policy(Policy { max_bypass: 3 });
+    world.queue = Queue::with_policy(Policy { max_bypass: 3, ..Policy::default() });
     let long = world.submit(gang(1, 1, Whole(1)));
     world.step();
     let head = world.submit(gang(1, 1, Whole(2)));
@@ -369,7 +378,7 @@ fn passing_is_bounded_and_only_what_the_first_could_use_is_kept() {
 #[test]
 fn cpus_of_a_gpu_node_pass_a_kept_head_as_far_as_it_does_not_need_them() {
     let mut world = World::default().node("a", 4, 1);
-    world.queue = Queue::with_policy(Policy { max_bypass: 0 });
+    world.queue = Queue::with_policy(Policy { max_bypass: 0, ..Policy::default() });
     world.submit(gang(1, 1, Whole(1)));
     world.step();
     world.submit(gang(1, 1, Whole(1)));

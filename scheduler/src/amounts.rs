@@ -1,0 +1,116 @@
+//! Sums of resources of every kind, for quotas, guarantees and shares.
+
+use crate::bundle::Bundle;
+use phalanx_core::Resources;
+use phalanx_core::resources::{Capacity, WHOLE};
+use std::collections::BTreeMap;
+
+/// A kind of resource.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// GPUs, in thousandths.
+    Gpu,
+    /// CPUs, in thousandths.
+    Cpu,
+    /// Memory, in bytes.
+    Memory,
+    /// A custom resource, in thousandths.
+    Custom(String),
+}
+
+impl Kind {
+    /// The word that reasons use.
+    pub(crate) fn word(&self) -> &str {
+        match self {
+            Kind::Gpu => "GPU",
+            Kind::Cpu => "CPU",
+            Kind::Memory => "memory",
+            Kind::Custom(name) => name,
+        }
+    }
+
+    /// How much of it a request asks for.
+    pub(crate) fn of(&self, each: &Resources) -> u64 {
+        match self {
+            Kind::Gpu => each.gpus.shares(),
+            Kind::Cpu => each.cpus.milli(),
+            Kind::Memory => each.memory_bytes,
+            Kind::Custom(name) => each.custom.get(name).copied().unwrap_or(0),
+        }
+    }
+}
+
+/// Amounts by kind; a kind that is not named is not limited, or not there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Amounts(BTreeMap<Kind, u64>);
+
+impl Amounts {
+    /// Sets a kind.
+    pub fn set(&mut self, kind: Kind, amount: u64) {
+        self.0.insert(kind, amount);
+    }
+
+    /// How much of a kind; 0 where it is not named.
+    pub fn get(&self, kind: &Kind) -> u64 {
+        self.0.get(kind).copied().unwrap_or(0)
+    }
+
+    /// All kinds that are named.
+    pub fn iter(&self) -> impl Iterator<Item = (&Kind, u64)> {
+        self.0.iter().map(|(kind, &amount)| (kind, amount))
+    }
+
+    /// Whether nothing is named.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What bundles take.
+    pub(crate) fn of_bundles<'a>(bundles: impl IntoIterator<Item = &'a Bundle>) -> Self {
+        let mut amounts = Amounts::default();
+        for bundle in bundles {
+            amounts.change(&bundle.takes, |now, taken| now + taken);
+        }
+        amounts
+    }
+
+    /// All that a node has.
+    pub(crate) fn of_capacity(capacity: &Capacity) -> Self {
+        let mut amounts = Amounts::default();
+        amounts.set(Kind::Gpu, capacity.devices.len() as u64 * WHOLE);
+        amounts.set(Kind::Cpu, capacity.cpus.milli());
+        amounts.set(Kind::Memory, capacity.memory_bytes);
+        amounts.0.extend(capacity.custom.iter().map(|(name, &milli)| (Kind::Custom(name.clone()), milli)));
+        amounts
+    }
+
+    fn change(&mut self, each: &Resources, change: impl Fn(u64, u64) -> u64) {
+        let fixed = [Kind::Gpu, Kind::Cpu, Kind::Memory];
+        let custom = each.custom.keys().map(|name| Kind::Custom(name.clone()));
+        for kind in fixed.into_iter().chain(custom) {
+            let asked = kind.of(each);
+            if asked > 0 {
+                let slot = self.0.entry(kind).or_insert(0);
+                *slot = change(*slot, asked);
+            }
+        }
+    }
+
+    pub(crate) fn add(&mut self, other: &Amounts) {
+        for (kind, &amount) in &other.0 {
+            match self.0.get_mut(kind) {
+                Some(slot) => *slot += amount,
+                None => self.set(kind.clone(), amount),
+            }
+        }
+    }
+
+    pub(crate) fn subtract(&mut self, other: &Amounts) {
+        for (kind, &amount) in &other.0 {
+            if let Some(slot) = self.0.get_mut(kind) {
+                assert!(*slot >= amount, "{kind:?} is given back twice");
+                *slot -= amount;
+            }
+        }
+    }
+}

@@ -1,0 +1,484 @@
+//! The walk over the waiting gangs, first first.
+//!
+//! Gangs that ask the same in one queue form a class; where one of them cannot start the rest need not be tried, and a
+//! class that could not start is not tried again before something has changed for it. So a decision costs what changed,
+//! not what waits or runs.
+
+use crate::bundle::{Bundle, Holder};
+use crate::check::{check, feasible, over_quota};
+use crate::cluster::{Cluster, Lifted};
+use crate::explain::why;
+use crate::grow;
+use crate::place::{Keeper, Search};
+use crate::plan::{Eviction, Plan, Policy, Resize};
+use crate::preempt;
+use crate::queue::{Blocked, ClassId, Key, Memory, Pending, Queue};
+use crate::reason::ReasonCode;
+use crate::reserve::{Keepers, Shadow, promises, reservation};
+use phalanx_core::spec::GangSpec;
+use phalanx_core::{AttemptId, JobId, Time};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
+
+/// The attempt number under which a plan tries placements out; no real attempt gets so far.
+pub(crate) const TENTATIVE: u32 = u32::MAX;
+/// Starts of one plan that are undone to see whether a gang lost to them.
+const LOST_TO: usize = 64;
+
+/// What a plan has done to the cluster and must undo.
+enum Undo {
+    Release(AttemptId),
+    PutBack(Lifted),
+}
+
+/// The first gang that waits for resources.
+struct Head {
+    job: JobId,
+    gang: Arc<GangSpec>,
+    sequence: u64,
+    passed: usize,
+    /// Its reservation, where time limits give one.
+    shadow: Option<Shadow>,
+}
+
+pub(crate) struct Decision<'a> {
+    pub(crate) now: Time,
+    pub(crate) cluster: &'a mut Cluster,
+    pub(crate) queue: &'a mut Queue,
+    pub(crate) policy: Policy,
+    pub(crate) plan: Plan,
+    undo: Vec<Undo>,
+    /// What is kept for gangs that others end for.
+    pub(crate) promised: Vec<Shadow>,
+    head: Option<Head>,
+    /// First of every class that is to be tried, by queue.
+    open: BTreeMap<String, BTreeSet<(Key, ClassId)>>,
+    /// What to tell, once all is decided: the classes tried and found blocked.
+    blocked: BTreeSet<ClassId>,
+}
+
+/// The order between gangs of different queues.
+type Rank = (bool, std::cmp::Reverse<i32>, u64, u8, u64, JobId);
+
+impl<'a> Decision<'a> {
+    pub(crate) fn new(now: Time, cluster: &'a mut Cluster, queue: &'a mut Queue) -> Self {
+        let policy = queue.policy();
+        cluster.settle(now, policy.share_half_life);
+        let (plan, promised, head) = (Plan::default(), Vec::new(), None);
+        let (undo, open, blocked) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
+        Decision { now, cluster, queue, policy, plan, undo, promised, head, open, blocked }
+    }
+
+    pub(crate) fn run(mut self) -> Plan {
+        self.cluster.set_quiet(true);
+        self.reopen();
+        self.keep_promises();
+        while let Some((job, class)) = self.next() {
+            self.consider(job, class);
+        }
+        grow::grow(&mut self);
+        self.tell();
+        self.remember();
+        for undo in std::mem::take(&mut self.undo).into_iter().rev() {
+            match undo {
+                Undo::Release(attempt) => self.cluster.release(attempt),
+                Undo::PutBack(lifted) => self.cluster.put_back(&lifted),
+            }
+        }
+        self.cluster.set_quiet(false);
+        self.plan
+    }
+
+    /// Opens the classes for which something has changed since the last plan.
+    fn reopen(&mut self) {
+        let memory = &self.queue.memory;
+        let (freed, taken) = (self.cluster.freed_version, self.cluster.taken_version);
+        let all = !memory.primed
+            || memory.nodes != self.cluster.nodes_version
+            || taken < memory.taken
+            || freed < memory.freed;
+        if all {
+            self.queue.memory = Memory::default();
+        }
+        let memory = &self.queue.memory;
+        let kept_for_nobody = memory.kept.filter(|(job, _)| self.queue.get(*job).is_none());
+        let lowest = self.cluster.lowest_priority();
+        let may_preempt = |first: &Key| lowest.is_some_and(|lowest| lowest < first.0.0);
+        let some_may =
+            self.queue.first_key().is_some_and(|first| may_preempt(&first)) || self.queue.is_shared();
+        let quiet = !all
+            && freed == memory.freed
+            && kept_for_nobody.is_none()
+            && (taken == memory.taken || !some_may);
+        let mut open = std::mem::take(&mut self.queue.open);
+        if !quiet {
+            let slots: Option<BTreeSet<u32>> = self.cluster.freed_since(memory.freed).map(Iterator::collect);
+            let helps = |gang: &GangSpec| match &slots {
+                Some(slots) => slots.iter().any(|&slot| Search::new(self.cluster, gang).room(slot) > 0),
+                None => true,
+            };
+            for (id, class) in self.queue.classes() {
+                let Some(blocked) = class.blocked.filter(|_| !all) else {
+                    open.insert(id);
+                    continue;
+                };
+                let changed = match blocked.code {
+                    code if code.is_infeasible() => false,
+                    ReasonCode::WaitingQuota => freed != memory.freed,
+                    ReasonCode::HeldForReservation => freed != memory.freed || kept_for_nobody.is_some(),
+                    _ => freed != memory.freed && helps(&class.gang),
+                };
+                let sensitive = blocked.sensitive || class.members.first().is_some_and(&may_preempt);
+                if changed || (sensitive && !blocked.code.is_infeasible()) {
+                    open.insert(id);
+                }
+            }
+        }
+        for id in open {
+            self.open_class(id);
+        }
+    }
+
+    fn open_class(&mut self, id: ClassId) {
+        let Some(class) = self.queue.class(id) else { return };
+        if let Some(&first) = class.members.first() {
+            self.open.entry(class.queue.clone()).or_default().insert((first, id));
+        }
+    }
+
+    /// The next gang to be considered, of those that are to be tried; the first that is known to be blocked becomes the
+    /// head on the way.
+    fn next(&mut self) -> Option<(JobId, ClassId)> {
+        loop {
+            let open = self.open.iter().filter_map(|(queue, firsts)| {
+                let &(key, class) = firsts.first()?;
+                Some((self.rank(queue, key, class), class, false))
+            });
+            let best = open.min();
+            let closed = if self.head.is_some() { None } else { self.first_closed() };
+            let (rank, class, closed) = best.into_iter().chain(closed).min()?;
+            let job = rank.5;
+            if closed {
+                self.become_head(job);
+                continue;
+            }
+            let queue = self.queue.class(class).map(|class| class.queue.clone()).unwrap_or_default();
+            let key = self.key_of(rank);
+            if let Some(firsts) = self.open.get_mut(&queue) {
+                firsts.remove(&(key, class));
+            }
+            if self.promised.iter().any(|shadow| shadow.job == job) || self.is_placed(job) {
+                self.advance(class, key);
+                continue;
+            }
+            return Some((job, class));
+        }
+    }
+
+    /// Whether a job starts in this plan.
+    pub(crate) fn starts(&self, job: JobId) -> bool {
+        self.is_placed(job)
+    }
+
+    fn is_placed(&self, job: JobId) -> bool {
+        self.plan.placements.iter().any(|(placed, _)| *placed == job)
+    }
+
+    fn key_of(&self, rank: Rank) -> Key {
+        (rank.1, rank.3, rank.4, rank.5)
+    }
+
+    /// The first over all queues of those that wait for resources and are not to be tried.
+    fn first_closed(&self) -> Option<(Rank, ClassId, bool)> {
+        let firsts = self.queue.lanes().filter_map(|(queue, lane)| {
+            let open = self.open.get(queue);
+            let waits = |&&(key, id): &&(Key, ClassId)| {
+                let code = self.queue.class(id).and_then(|class| class.blocked).map(|blocked| blocked.code);
+                matches!(code, Some(ReasonCode::WaitingResources | ReasonCode::WaitingPriority))
+                    && !open.is_some_and(|open| open.contains(&(key, id)))
+                    && !self.is_placed(key.3)
+            };
+            let &(key, id) = lane.iter().find(waits)?;
+            Some((self.rank(queue, key, id), id, true))
+        });
+        firsts.min()
+    }
+
+    fn rank(&self, queue: &str, key: Key, class: ClassId) -> Rank {
+        let usage = self.cluster.usage(queue);
+        let config = self.queue.config_ref(queue);
+        let within = self.queue.class(class).zip(config).is_some_and(|(class, config)| {
+            let gang = &class.gang;
+            match usage {
+                Some(usage) => config.within_guarantee(&usage.held, gang, gang.workers.min),
+                None => config.within_guarantee(&Default::default(), gang, gang.workers.min),
+            }
+        });
+        let weight = config.map_or(1.0, |config| config.weight);
+        let share = usage.map_or(0.0, |usage| usage.share(&self.cluster.total)) / weight;
+        // A share is never negative, and the bits of such a number are in its order.
+        (!within, key.0, share.to_bits(), key.1, key.2, key.3)
+    }
+
+    /// Gangs that others were asked to end for come first, and what these free is kept for them.
+    fn keep_promises(&mut self) {
+        let jobs: Vec<JobId> = self.queue.promised.iter().copied().collect();
+        let mut waiting = Vec::new();
+        for job in jobs {
+            let Some(pending) = self.queue.get(job).cloned() else { continue };
+            if let Some(bundles) = Search::new(self.cluster, &pending.gang).place() {
+                self.place(&pending, bundles);
+            } else {
+                waiting.push(pending);
+            }
+        }
+        let ending: Vec<AttemptId> = self.cluster.ending().collect();
+        if !waiting.is_empty() && !ending.is_empty() {
+            self.promised.extend(promises(self.cluster, &waiting, &ending));
+        }
+    }
+
+    fn consider(&mut self, job: JobId, id: ClassId) {
+        let Some(pending) = self.queue.get(job).cloned() else { return };
+        let Some((key, class)) = self.queue.key_of(job).zip(self.queue.class(id)) else { return };
+        let feasible = self.is_feasible(id, &class.gang.clone());
+        let blocked =
+            |code, kept_for, sensitive| Blocked { code, priority: pending.priority, kept_for, sensitive };
+        if !feasible {
+            return self.block(id, blocked(ReasonCode::Infeasible, None, false));
+        }
+        let most = self.quota_room(&pending);
+        if most < pending.gang.workers.min {
+            return self.block(id, blocked(ReasonCode::WaitingQuota, None, true));
+        }
+        let keepers = self.keepers_against(&pending);
+        let keeper = (!keepers.keep_nothing()).then_some(&keepers as &dyn Keeper);
+        let found = Search { keeper, ..Search::new(self.cluster, &pending.gang) }.place_at_most(most);
+        if let Some(bundles) = found {
+            self.place(&pending, bundles);
+            return self.advance(id, key);
+        }
+        let kept_for = keepers.shadows.first().map(|shadow| shadow.job);
+        let kept_for = kept_for.or(keepers.head.as_ref().and(self.head.as_ref()).map(|head| head.job));
+        if preempt::make_room(self, &pending) {
+            // Others give way: it starts once they are gone.
+            self.block(id, blocked(ReasonCode::WaitingResources, None, true));
+            return self.advance(id, key);
+        }
+        let config = self.queue.config_ref(&pending.queue);
+        let sensitive = config.is_some_and(|config| config.is_shared());
+        if let Some(kept_for) = kept_for.filter(|_| Search::new(self.cluster, &pending.gang).fits()) {
+            return self.block(id, blocked(ReasonCode::HeldForReservation, Some(kept_for), sensitive));
+        }
+        let code = if self.lost_to_others(&pending.gang) {
+            ReasonCode::WaitingPriority
+        } else {
+            ReasonCode::WaitingResources
+        };
+        self.block(id, blocked(code, None, sensitive));
+        if self.head.is_none() {
+            self.become_head(job);
+        }
+    }
+
+    /// How many workers the queue's quota leaves room for.
+    pub(crate) fn quota_room(&self, pending: &Pending) -> u32 {
+        let Some(config) = self.queue.config_ref(&pending.queue) else { return u32::MAX };
+        match self.cluster.usage(&pending.queue) {
+            Some(usage) => config.quota_room(&usage.held, &pending.gang).0,
+            None => config.quota_room(&Default::default(), &pending.gang).0,
+        }
+    }
+
+    fn is_feasible(&mut self, id: ClassId, gang: &GangSpec) -> bool {
+        let version = self.cluster.nodes_version;
+        let Some(class) = self.queue.class(id) else { return false };
+        if let Some((_, known)) = class.feasible.filter(|(at, _)| *at == version) {
+            return known;
+        }
+        let config = self.queue.config_ref(&class.queue);
+        let found =
+            config.is_none_or(|config| over_quota(config, gang).is_none()) && feasible(self.cluster, gang);
+        if let Some(class) = self.queue.class_mut(id) {
+            class.feasible = Some((version, found));
+        }
+        found
+    }
+
+    fn block(&mut self, id: ClassId, blocked: Blocked) {
+        self.blocked.insert(id);
+        if let Some(class) = self.queue.class_mut(id) {
+            class.blocked = Some(blocked);
+        }
+    }
+
+    /// Goes on to the class's next gang.
+    fn advance(&mut self, id: ClassId, after: Key) {
+        let Some(class) = self.queue.class_mut(id) else { return };
+        let next = class.members.range((Bound::Excluded(after), Bound::Unbounded)).next().copied();
+        if let Some(next) = next {
+            let queue = class.queue.clone();
+            self.open.entry(queue).or_default().insert((next, id));
+        }
+    }
+
+    fn place(&mut self, pending: &Pending, bundles: Vec<Bundle>) {
+        let attempt = AttemptId { job: pending.job, number: TENTATIVE };
+        match self.cluster.hold(attempt, Holder::new(pending, self.now), &bundles) {
+            Ok(()) => self.undo.push(Undo::Release(attempt)),
+            Err(problem) => unreachable!("a placement over what is free: {problem}"),
+        }
+        if let Some(head) = self.head.as_mut().filter(|head| head.sequence < pending.sequence) {
+            head.passed += 1;
+        }
+        if let Some(class) = self.queue.class_of(pending.job).and_then(|id| self.queue.class_mut(id)) {
+            class.blocked = None;
+        }
+        self.plan.placements.push((pending.job, bundles));
+    }
+
+    /// A gang that goes on elsewhere or with fewer or more: its old bundles are off their nodes, the new ones taken.
+    pub(crate) fn replace(&mut self, lifted: Lifted, bundles: &[Bundle]) {
+        let attempt = AttemptId { job: lifted.attempt.job, number: TENTATIVE };
+        let Some(holder) = self.cluster.holder(lifted.attempt).cloned() else { return };
+        self.undo.push(Undo::PutBack(lifted));
+        match self.cluster.hold(attempt, holder, bundles) {
+            Ok(()) => self.undo.push(Undo::Release(attempt)),
+            Err(problem) => unreachable!("a resize over what is free: {problem}"),
+        }
+    }
+
+    pub(crate) fn evict(&mut self, attempt: AttemptId, by: JobId) {
+        self.plan.evictions.push(Eviction { attempt, by });
+    }
+
+    pub(crate) fn resize(&mut self, attempt: AttemptId, bundles: Vec<Bundle>, by: Option<JobId>) {
+        self.plan.resizes.push(Resize { attempt, bundles, by });
+    }
+
+    /// Whether an attempt has been asked to give way in this very plan.
+    pub(crate) fn gives_way(&self, attempt: AttemptId) -> bool {
+        self.plan.evictions.iter().any(|eviction| eviction.attempt == attempt)
+            || self.plan.resizes.iter().any(|resize| resize.attempt == attempt)
+    }
+
+    fn become_head(&mut self, job: JobId) {
+        let Some(pending) = self.queue.get(job).cloned() else { return };
+        let versions = (self.cluster.freed_version, self.plan.placements.len() as u64);
+        let memory = &self.queue.memory;
+        let known = memory.kept.is_some_and(|(known, _)| known == job) && memory.shadow_at == versions;
+        let shadow = match &memory.shadow {
+            None if known => None,
+            Some(shadow) if known && shadow.at.is_some_and(|at| at > self.now) => Some(shadow.clone()),
+            _ => reservation(self.now, self.cluster, job, &pending.gang),
+        };
+        let passed = self.queue.passed(&pending, self.policy.max_bypass);
+        let passed =
+            passed + self.plan.placements.iter().filter(|(other, _)| self.is_later(*other, &pending)).count();
+        self.head =
+            Some(Head { job, gang: Arc::clone(&pending.gang), sequence: pending.sequence, passed, shadow });
+        // What was kept for another head may be used now.
+        if let Some((before, _)) = self.queue.memory.kept.filter(|(before, _)| *before != job) {
+            let held = |(_, class): &(ClassId, &crate::queue::Class)| {
+                class.blocked.is_some_and(|blocked| blocked.kept_for == Some(before))
+            };
+            let ids: Vec<ClassId> = self.queue.classes().filter(held).map(|(id, _)| id).collect();
+            ids.into_iter().for_each(|id| self.open_class(id));
+        }
+    }
+
+    fn is_later(&self, job: JobId, than: &Pending) -> bool {
+        self.queue.get(job).is_some_and(|pending| pending.sequence > than.sequence)
+    }
+
+    /// What a gang must leave to those before it.
+    pub(crate) fn keepers_against(&self, pending: &Pending) -> Keepers<'_> {
+        let mut keepers = Keepers { shadows: self.promised.iter().collect(), head: None };
+        let Some(head) = &self.head else { return keepers };
+        match &head.shadow {
+            Some(shadow) => {
+                let ends = pending.time_limit.map(|limit| self.now + limit);
+                if !ends.zip(shadow.at).is_some_and(|(ends, at)| ends <= at) {
+                    keepers.shadows.insert(0, shadow);
+                }
+            }
+            None if head.passed >= self.policy.max_bypass => keepers.head = Some(Arc::clone(&head.gang)),
+            None => {}
+        }
+        keepers
+    }
+
+    /// Whether a gang would fit had others not started in this very plan.
+    fn lost_to_others(&mut self, gang: &GangSpec) -> bool {
+        let started = self.undo.iter().filter_map(|undo| match undo {
+            Undo::Release(attempt) => Some(*attempt),
+            Undo::PutBack(_) => None,
+        });
+        let started: Vec<AttemptId> = started.collect();
+        if started.is_empty() || started.len() > LOST_TO {
+            return false;
+        }
+        let lifted: Vec<Lifted> = started.into_iter().map(|attempt| self.cluster.lift(attempt)).collect();
+        let fits = Search::new(self.cluster, gang).fits();
+        lifted.iter().rev().for_each(|lifted| self.cluster.put_back(lifted));
+        fits
+    }
+
+    /// Tells those who have not been told, and the first of every class whose reason is another now.
+    fn tell(&mut self) {
+        let mut jobs: BTreeSet<JobId> = self.queue.fresh.iter().copied().collect();
+        for &id in &self.blocked {
+            jobs.extend(self.queue.class(id).and_then(|class| class.members.first()).map(|key| key.3));
+        }
+        let shadow = self.head.as_ref().and_then(|head| head.shadow.clone());
+        for job in jobs {
+            if self.is_placed(job) {
+                continue;
+            }
+            let class = self.queue.class_of(job).and_then(|id| self.queue.class(id));
+            let Some(mut blocked) = class.and_then(|class| class.blocked) else { continue };
+            let Some(pending) = self.queue.get(job) else { continue };
+            let reason = match blocked.code {
+                ReasonCode::Infeasible => {
+                    let config = self.queue.config_ref(&pending.queue);
+                    let quota = config.and_then(|config| over_quota(config, &pending.gang));
+                    let found = quota.or_else(|| check(self.cluster, &pending.gang).err());
+                    blocked.code = found.as_ref().map_or(blocked.code, |reason| reason.code);
+                    if !self.queue.tell(job, blocked.code) {
+                        continue;
+                    }
+                    found
+                }
+                code => {
+                    if !self.queue.tell(job, code) {
+                        continue;
+                    }
+                    let pending = self.queue.get(job);
+                    pending.map(|pending| why(self.cluster, self.queue, pending, blocked, shadow.as_ref()))
+                }
+            };
+            self.plan.reasons.extend(reason.map(|reason| (job, reason)));
+        }
+    }
+
+    fn remember(&mut self) {
+        let placed = self.plan.placements.len() as u64;
+        let kept = self.head.as_ref().map(|head| (head.job, 0));
+        let shadow = self.head.take().and_then(|head| head.shadow);
+        // A class whose gangs were placed in part is looked at again, in case the plan is not carried out.
+        for (job, _) in &self.plan.placements {
+            let class = self.queue.class_of(*job);
+            self.queue.open.extend(class);
+        }
+        self.queue.memory = Memory {
+            freed: self.cluster.freed_version,
+            taken: self.cluster.taken_version + placed,
+            nodes: self.cluster.nodes_version,
+            primed: true,
+            kept,
+            shadow_at: (self.cluster.freed_version, 0),
+            shadow,
+        };
+    }
+}

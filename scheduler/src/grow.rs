@@ -1,0 +1,124 @@
+//! Elastic gangs that take what nobody who waits could use.
+
+use crate::decide::{Decision, TENTATIVE};
+use crate::index::Slot;
+use crate::lanes::Discipline;
+use crate::node::{Kept, Node};
+use crate::place::{Keeper, Search};
+use crate::queue::Class;
+use crate::reason::ReasonCode;
+use crate::reserve::could_use;
+use phalanx_core::spec::{GangSpec, Workers};
+use phalanx_core::{AttemptId, Time};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Lets elastic gangs grow, and says when the next one may.
+pub(crate) fn grow(decision: &mut Decision<'_>) {
+    let mut growing: Vec<(Reverse<i32>, u64, AttemptId)> = Vec::new();
+    let mut wake: Option<Time> = next_level(decision);
+    for (attempt, holding) in decision.cluster.elastic() {
+        let (holder, workers) = (&holding.holder, decision.cluster.bundles(attempt).len() as u32);
+        let may = holder.started + decision.policy.resize_interval;
+        if workers >= holder.gang.workers.max || attempt.number == TENTATIVE || decision.gives_way(attempt) {
+            continue;
+        }
+        if may <= decision.now {
+            growing.push((Reverse(holder.priority), holder.sequence, attempt));
+        } else {
+            wake = Some(wake.map_or(may, |wake| wake.min(may)));
+        }
+    }
+    decision.plan.wake = wake;
+    if growing.is_empty() {
+        return;
+    }
+    growing.sort();
+    let waiting = waiting(decision);
+    for (_, _, attempt) in growing {
+        grow_one(decision, attempt, &waiting);
+    }
+}
+
+/// What those ask for who wait for resources.
+fn waiting(decision: &Decision<'_>) -> Vec<Arc<GangSpec>> {
+    let waits = |class: &&Class| {
+        let code = class.blocked.map(|blocked| blocked.code);
+        class.members.iter().any(|key| !decision.starts(key.3))
+            && code.is_none_or(|code| !code.is_infeasible() && code != ReasonCode::WaitingQuota)
+    };
+    let classes = decision.queue.classes().map(|(_, class)| class);
+    classes.filter(waits).map(|class| Arc::clone(&class.gang)).collect()
+}
+
+fn grow_one(decision: &mut Decision<'_>, attempt: AttemptId, waiting: &[Arc<GangSpec>]) {
+    let Some(holding) = decision.cluster.holding(attempt) else { return };
+    let (gang, slots) = (Arc::clone(&holding.holder.gang), holding.slots.clone());
+    let workers = decision.cluster.bundles(attempt).len() as u32;
+    let held = decision.cluster.held_by(&holding.holder.queue);
+    let quota = decision
+        .queue
+        .config_ref(&holding.holder.queue)
+        .map_or(u32::MAX, |config| config.quota_room(&held, &gang).0);
+    let most = gang.workers.max.min(workers.saturating_add(quota));
+    if most <= workers {
+        return;
+    }
+    let keeper = LeaveToWaiting { waiting, own: BTreeMap::new() };
+    let own = slots.iter().filter_map(|&slot| Some((slot, keeper.kept(slot, decision.cluster.node(slot)?)?)));
+    let keeper = LeaveToWaiting { waiting, own: own.collect() };
+    let larger = GangSpec { workers: Workers { min: workers + 1, max: most }, ..(*gang).clone() };
+    let lifted = decision.cluster.lift(attempt);
+    let found = Search { keeper: Some(&keeper), ..Search::new(decision.cluster, &larger) }.place();
+    let Some(bundles) = found else {
+        decision.cluster.put_back(&lifted);
+        return;
+    };
+    decision.replace(lifted, &bundles);
+    decision.resize(attempt, bundles, None);
+}
+
+/// Keeps all that is free on a node which a waiting gang could use.
+struct LeaveToWaiting<'a> {
+    waiting: &'a [Arc<GangSpec>],
+    /// What was free, before it was lifted, where the growing gang itself runs.
+    own: BTreeMap<Slot, Kept>,
+}
+
+impl Keeper for LeaveToWaiting<'_> {
+    fn kept(&self, slot: Slot, node: &Node) -> Option<Kept> {
+        if let Some(kept) = self.own.get(&slot) {
+            return Some(kept.clone());
+        }
+        let wanted = self.waiting.iter().any(|gang| could_use(gang, node).is_some());
+        wanted.then(|| node.keep_all())
+    }
+}
+
+/// When a running gang in a queue of least attained service next falls behind others that wait there.
+fn next_level(decision: &Decision<'_>) -> Option<Time> {
+    let queues = decision.queue.lanes().filter(|(name, lane)| {
+        !lane.is_empty()
+            && decision.queue.config_ref(name).is_some_and(|config| config.discipline == Discipline::Las)
+    });
+    let names: Vec<&str> = queues.map(|(name, _)| name).collect();
+    if names.is_empty() {
+        return None;
+    }
+    let threshold = decision.policy.las_threshold_seconds;
+    let times = decision.cluster.preemptible().filter_map(|(attempt, holding)| {
+        let holder = &holding.holder;
+        let size = crate::preempt::size(holding) / 1000.0;
+        let seconds = (threshold - holder.attained) / size;
+        let counts = attempt.number != TENTATIVE
+            && names.contains(&holder.queue.as_str())
+            && holder.preemptions < decision.policy.las_preemptions
+            && seconds > 0.0
+            && seconds < 1e12;
+        let at = counts
+            .then(|| holder.started + std::time::Duration::from_micros((seconds * 1e6).ceil() as u64))?;
+        (at > decision.now).then_some(at)
+    });
+    times.min()
+}
