@@ -7,6 +7,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -101,10 +102,17 @@ struct Terminals<'a> {
 }
 
 impl Terminals<'_> {
-    /// `phalanx` on the path, and a configuration that takes free ports: the documented ones may be in use here.
+    /// `phalanx` on the path, with free ports for `up`: the documented ones may be in use here.
     fn prepare(&self) {
-        fs::create_dir_all(self.folder.join("bin")).unwrap();
-        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_phalanx"), self.folder.join("bin/phalanx")).unwrap();
+        let bin = self.folder.join("bin");
+        fs::create_dir_all(&bin).unwrap();
+        let program = env!("CARGO_BIN_EXE_phalanx");
+        let ports = "--grpc 127.0.0.1:0 --http 127.0.0.1:0";
+        let script = format!(
+            "#!/bin/sh\ncase $1 in up) exec '{program}' \"$@\" {ports} ;; esac\nexec '{program}' \"$@\"\n"
+        );
+        fs::write(bin.join("phalanx"), script).unwrap();
+        fs::set_permissions(bin.join("phalanx"), fs::Permissions::from_mode(0o755)).unwrap();
     }
 
     fn bash(&self) -> Command {
