@@ -6,6 +6,10 @@
 
 pub mod agent;
 pub mod controller;
+pub mod error;
 pub mod launch;
 pub mod protocol;
+pub mod service;
 pub mod store;
+
+pub use error::Error;

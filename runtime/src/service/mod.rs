@@ -15,7 +15,7 @@ pub use follow::{ChangeBatch, LogBatch, PointBatch, Query};
 
 use crate::controller::{self, Controller, Submission};
 use crate::error::Error;
-use crate::store::{Access, DataLock, RecordLimits, Records, State};
+use crate::store::{Access, DataLock, Endpoint, RecordLimits, Records, State};
 use control::{Control, Input, Request};
 use notify::Notifier;
 use phalanx_api::v1 as pb;
@@ -129,7 +129,7 @@ struct Shared {
 pub struct Service {
     control: Control,
     inbox: mpsc::Receiver<Input>,
-    _lock: DataLock,
+    lock: DataLock,
 }
 
 impl Service {
@@ -152,12 +152,20 @@ impl Service {
         let (sender, inbox) = mpsc::channel(INBOX);
         let control = Control::new(controller, shared.clone(), clock);
         let handle = Handle { shared, inbox: Some(sender), node_timeout: config.node_timeout };
-        Ok((Service { control, inbox, _lock: lock }, handle))
+        Ok((Service { control, inbox, lock }, handle))
+    }
+
+    /// Tells programs on this machine where the service can be reached.
+    pub fn announce(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        Ok(endpoint.write(&self.lock)?)
     }
 
     /// Runs until `shutdown`, then ends what runs within the jobs' grace times, and returns when nothing is left.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
-        self.control.run(self.inbox, shutdown).await
+        let ended = self.control.run(self.inbox, shutdown).await;
+        // Where it cannot be removed it counts for nothing, because nobody holds the folder any more.
+        let _ = Endpoint::remove(&self.lock);
+        ended
     }
 }
 
