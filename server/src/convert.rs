@@ -48,17 +48,14 @@ pub(crate) fn node(status: &NodeStatus) -> pb::Node {
             (name.clone(), amount(total as f64 / MILLI, free as f64 / MILLI))
         })
         .collect();
-    let gpus = capacity.devices.iter().enumerate().map(|(place, device)| {
-        let (memory_used, utilization) = status.device_use.get(place).copied().unwrap_or_default();
-        pb::Gpu {
-            index: device.index as i32,
-            uuid: device.uuid.clone(),
-            name: device.name.clone(),
-            memory_total: device.memory_bytes,
-            memory_used,
-            utilization,
-            free: status.devices_free.get(place).map_or(0.0, |&shares| f64::from(shares) / MILLI),
-        }
+    let gpus = status.devices.iter().map(|held| pb::Gpu {
+        index: held.device.index as i32,
+        uuid: held.device.uuid.clone(),
+        name: held.device.name.clone(),
+        memory_total: held.device.memory_bytes,
+        memory_used: held.memory_used_bytes,
+        utilization: held.utilization,
+        free: f64::from(held.free_shares) / MILLI,
     });
     pb::Node {
         name: status.name.to_string(),
@@ -78,13 +75,8 @@ fn amount(total: f64, free: f64) -> pb::Amount {
 pub(crate) fn service(status: Status) -> pb::StatusResponse {
     pb::StatusResponse {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        // A duration of this process: below what an i64 holds.
-        uptime: prost_duration(status.uptime),
+        uptime: prost_types::Duration::try_from(status.uptime).ok(),
         jobs: status.jobs,
         data_dir: status.data_dir.to_string_lossy().into_owned(),
     }
-}
-
-fn prost_duration(duration: std::time::Duration) -> Option<prost_types::Duration> {
-    prost_types::Duration::try_from(duration).ok()
 }

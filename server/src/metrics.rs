@@ -82,11 +82,11 @@ impl Metrics {
         }
         for node in &nodes {
             let there = if node.state == NodeState::Lost { 0.0 } else { 1.0 };
-            let free: u64 = node.devices_free.iter().map(|&shares| u64::from(shares)).sum();
+            let free: u64 = node.devices.iter().map(|held| u64::from(held.free_shares)).sum();
             let figures = [
                 node.capacity.cpus.milli() as f64 / MILLI,
                 node.cpus_free.milli() as f64 / MILLI,
-                node.capacity.devices.len() as f64,
+                node.devices.len() as f64,
                 free as f64 / MILLI,
             ];
             set_node(node.name.as_str(), figures.map(|figure| figure * there));
