@@ -33,27 +33,27 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(900);
 /// Everything but the tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct State {
+pub(crate) struct State {
     /// Version of the layout.
-    pub format: u32,
+    pub(crate) format: u32,
     /// How far the run has come.
-    pub position: Position,
+    pub(crate) position: Position,
     /// Samples per optimizer step when it was made.
-    pub batch_size: u32,
+    pub(crate) batch_size: u32,
     /// The run's seed: it fixes the order of samples and the held-out part.
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// The optimizer's kind.
-    pub optimizer: String,
+    pub(crate) optimizer: String,
     /// The model in words, such as `mlp 64-128-10 relu`.
-    pub model: String,
+    pub(crate) model: String,
     /// A hash of the data.
-    pub data: String,
+    pub(crate) data: String,
     /// Names of the features, in the order of the model's inputs.
-    pub features: Vec<String>,
+    pub(crate) features: Vec<String>,
     /// What was taken from each feature, and what it was divided by.
-    pub scaling: Vec<(f32, f32)>,
+    pub(crate) scaling: Vec<(f32, f32)>,
     /// Names of the classes, in the order of the model's outputs.
-    pub classes: Vec<String>,
+    pub(crate) classes: Vec<String>,
 }
 
 /// A copy of a run that training does not touch.
@@ -284,14 +284,11 @@ impl Loaded {
         };
         let checksums = read(CHECKSUMS)?;
         let listed = parse_checksums(&checksums).ok_or_else(|| fail(damaged(CHECKSUMS)))?;
-        let manifest = match fs::read(path.join(MANIFEST)) {
-            Ok(manifest) => Some(String::from_utf8_lossy(&manifest).into_owned()),
-            Err(_) => None,
-        };
+        let manifest = read_manifest(path).map_err(&fail)?;
         let verified = |name: &str| {
             let bytes = read(name)?;
             let hash = blake3::hash(&bytes).to_hex();
-            let in_manifest = manifest.as_ref().is_none_or(|manifest| manifest.contains(hash.as_str()));
+            let in_manifest = manifest.as_ref().is_none_or(|manifest| manifest.lists(name, &hash));
             if listed.get(name).map(String::as_str) != Some(hash.as_str()) || !in_manifest {
                 return Err(fail(damaged(name)));
             }
@@ -370,6 +367,33 @@ impl Loaded {
 
     fn fail(&self, reason: String) -> Error {
         Error::Checkpoint { path: self.path.clone(), reason }
+    }
+}
+
+/// The part of the agent's list that matters here.
+#[derive(Debug, Deserialize)]
+struct Manifest {
+    files: Vec<ManifestFile>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ManifestFile {
+    path: String,
+    blake3: String,
+}
+
+impl Manifest {
+    fn lists(&self, name: &str, hash: &str) -> bool {
+        self.files.iter().any(|file| file.path == name && file.blake3 == hash)
+    }
+}
+
+/// The agent's list; a checkpoint that no agent has taken has none.
+fn read_manifest(path: &Path) -> Result<Option<Manifest>, String> {
+    match fs::read(path.join(MANIFEST)) {
+        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|_| damaged(MANIFEST)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("{MANIFEST} cannot be read: {error}")),
     }
 }
 

@@ -69,7 +69,11 @@ fn number<T: FromStr>(
 ) -> Result<T, Error> {
     let text = match env::var_os(name) {
         None => {
-            return valid(&default).then_some(default).ok_or(Error::Environment { name, value: None, wanted });
+            return valid(&default).then_some(default).ok_or(Error::Environment {
+                name,
+                value: None,
+                wanted,
+            });
         }
         Some(text) => text.to_string_lossy().into_owned(),
     };

@@ -36,6 +36,7 @@ mod schedule;
 pub use data::{CellProblem, DataError, Dataset, Targets};
 pub use environment::Environment;
 pub use error::Error;
+pub use evaluate::Judgement;
 pub use model::{Engine, Mlp, Score, Tensor, Write};
 pub use run::{Outcome, run};
 

@@ -4,20 +4,20 @@ use phalanx_core::spec::{AdamFields, Optimizer as Kind};
 
 /// An optimizer and its state: one value per parameter in every slot.
 #[derive(Clone, Debug)]
-pub struct Optimizer {
+pub(crate) struct Optimizer {
     kind: Kind,
     slots: Vec<Vec<f32>>,
 }
 
 impl Optimizer {
     /// Starts from nothing.
-    pub fn new(kind: Kind, parameters: usize) -> Optimizer {
+    pub(crate) fn new(kind: Kind, parameters: usize) -> Optimizer {
         let slots = slot_names(kind).iter().map(|_| vec![0.0; parameters]).collect();
         Optimizer { kind, slots }
     }
 
     /// The learning rate before any schedule.
-    pub fn lr(&self) -> f64 {
+    pub(crate) fn lr(&self) -> f64 {
         match self.kind {
             Kind::Sgd { lr, .. } | Kind::Lion { lr, .. } => lr,
             Kind::Adam(fields) | Kind::AdamW(fields) => fields.lr,
@@ -25,17 +25,24 @@ impl Optimizer {
     }
 
     /// State by name, as PyTorch names it.
-    pub fn state(&self) -> impl Iterator<Item = (&'static str, &[f32])> {
+    pub(crate) fn state(&self) -> impl Iterator<Item = (&'static str, &[f32])> {
         slot_names(self.kind).iter().copied().zip(self.slots.iter().map(Vec::as_slice))
     }
 
     /// State by name, to be restored.
-    pub fn state_mut(&mut self) -> impl Iterator<Item = (&'static str, &mut [f32])> {
+    pub(crate) fn state_mut(&mut self) -> impl Iterator<Item = (&'static str, &mut [f32])> {
         slot_names(self.kind).iter().copied().zip(self.slots.iter_mut().map(Vec::as_mut_slice))
     }
 
     /// Moves `parameters` by `gradient`, scaled by `scale`, at learning rate `lr`; `step` counts from 1.
-    pub fn update(&mut self, parameters: &mut [f32], gradient: &[f32], scale: f32, lr: f64, step: u64) {
+    pub(crate) fn update(
+        &mut self,
+        parameters: &mut [f32],
+        gradient: &[f32],
+        scale: f32,
+        lr: f64,
+        step: u64,
+    ) {
         assert_eq!(parameters.len(), gradient.len());
         match (self.kind, self.slots.as_mut_slice()) {
             (Kind::Sgd { weight_decay, .. }, []) => sgd(parameters, gradient, scale, lr, weight_decay),
@@ -57,7 +64,7 @@ impl Optimizer {
 }
 
 /// The name of an optimizer in files and messages.
-pub fn name(kind: Kind) -> &'static str {
+pub(crate) fn name(kind: Kind) -> &'static str {
     match kind {
         Kind::Sgd { .. } => "sgd",
         Kind::Adam(_) => "adam",
@@ -180,7 +187,7 @@ const LANES: usize = 16;
 const BLOCK: usize = 1024;
 
 /// The sum of squares, always folded in the same order.
-pub fn squared_norm(values: &[f32]) -> f64 {
+pub(crate) fn squared_norm(values: &[f32]) -> f64 {
     let mut total = 0.0;
     for block in values.chunks(BLOCK) {
         let mut lanes = [0f32; LANES];
@@ -197,7 +204,7 @@ pub fn squared_norm(values: &[f32]) -> f64 {
 }
 
 /// What a gradient is multiplied by so that its norm is at most `clip`.
-pub fn clip_scale(gradient: &[f32], clip: f64) -> f32 {
+pub(crate) fn clip_scale(gradient: &[f32], clip: f64) -> f32 {
     // As in torch.nn.utils.clip_grad_norm_.
     const EPS: f64 = 1e-6;
     (clip / (squared_norm(gradient).sqrt() + EPS)).min(1.0) as f32

@@ -256,13 +256,16 @@ impl<'a> Run<'a> {
             return;
         }
         let mut line = format!(
-            "training {} ({} parameters) on {} rows of {}, {} held out, {} workers",
+            "training {} ({} parameters) on {} rows of {}, {} held out, {}",
             self.model_name,
             self.engine.parameters().len(),
             self.data.training.len(),
             self.data.path.display(),
             self.data.validation.len(),
-            self.gang.world()
+            match self.gang.world() {
+                1 => "1 worker".to_owned(),
+                world => format!("{world} workers"),
+            }
         );
         if self.position.step > 0 {
             line.push_str(&format!(", going on from step {}", self.position.step));

@@ -10,7 +10,7 @@ use std::ops::Range;
 /// A Feistel network on the product of two ranges that just covers `len` (Black & Rogaway 2002), walked until it
 /// lands inside; fewer than one walk in `sqrt(len)` takes a second round.
 #[derive(Clone, Debug)]
-pub struct Permutation {
+pub(crate) struct Permutation {
     len: u64,
     left: u64,
     right: u64,
@@ -28,7 +28,7 @@ impl Permutation {
     }
 
     /// The element at place `index`, which must be below the length.
-    pub fn at(&self, index: u64) -> u64 {
+    pub(crate) fn at(&self, index: u64) -> u64 {
         assert!(index < self.len, "place {index} of a permutation of {}", self.len);
         let mut value = index;
         loop {
@@ -65,18 +65,18 @@ fn add_below(value: u64, noise: u64, bound: u64) -> u64 {
 
 /// How far a run has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Position {
+pub(crate) struct Position {
     /// Optimizer steps done.
-    pub step: u64,
+    pub(crate) step: u64,
     /// Epochs done.
-    pub epoch: u64,
+    pub(crate) epoch: u64,
     /// Samples of the present epoch done.
-    pub index: u64,
+    pub(crate) index: u64,
 }
 
 /// Cuts epochs into global batches and global batches into the parts of workers.
 #[derive(Clone, Debug)]
-pub struct Sampler {
+pub(crate) struct Sampler {
     samples: u64,
     batch: u64,
     seed: u64,
@@ -86,23 +86,23 @@ pub struct Sampler {
 
 impl Sampler {
     /// Samples `0..samples`, in global batches of `batch`. The last batch of an epoch holds what is left.
-    pub fn new(samples: u64, batch: u64, seed: u64) -> Sampler {
+    pub(crate) fn new(samples: u64, batch: u64, seed: u64) -> Sampler {
         assert!(samples > 0 && batch > 0, "{samples} samples in batches of {batch}");
         Sampler { samples, batch, seed, order: Permutation::new(samples, seed, Stream::Epoch(0)), epoch: 0 }
     }
 
     /// Steps of one epoch.
-    pub fn steps_per_epoch(&self) -> u64 {
+    pub(crate) fn steps_per_epoch(&self) -> u64 {
         self.samples.div_ceil(self.batch)
     }
 
     /// Places of the epoch's order that the global batch after `position` takes.
-    pub fn batch(&self, position: Position) -> Range<u64> {
+    pub(crate) fn batch(&self, position: Position) -> Range<u64> {
         position.index..(position.index + self.batch).min(self.samples)
     }
 
     /// Where a run stands after the global batch that follows `position`.
-    pub fn advance(&self, position: Position) -> Position {
+    pub(crate) fn advance(&self, position: Position) -> Position {
         let end = self.batch(position).end;
         let step = position.step + 1;
         if end == self.samples {
@@ -113,7 +113,7 @@ impl Sampler {
     }
 
     /// Puts the samples at `places` of `epoch`'s order into `rows`.
-    pub fn fill(&mut self, epoch: u64, places: Range<u64>, rows: &mut Vec<u32>) {
+    pub(crate) fn fill(&mut self, epoch: u64, places: Range<u64>, rows: &mut Vec<u32>) {
         if epoch != self.epoch {
             self.order = Permutation::new(self.samples, self.seed, Stream::Epoch(epoch));
             self.epoch = epoch;
@@ -124,7 +124,7 @@ impl Sampler {
 }
 
 /// Part `part` of `parts` of a range: contiguous, together the whole, none more than one longer than another.
-pub fn part_of(range: &Range<u64>, part: u64, parts: u64) -> Range<u64> {
+pub(crate) fn part_of(range: &Range<u64>, part: u64, parts: u64) -> Range<u64> {
     let len = u128::from(range.end - range.start);
     let cut = |at: u64| range.start + (len * u128::from(at) / u128::from(parts)) as u64;
     cut(part)..cut(part + 1)

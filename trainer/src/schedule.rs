@@ -8,7 +8,7 @@ const ONE_CYCLE_START: f64 = 1.0 / 25.0;
 const ONE_CYCLE_END: f64 = 1e-4;
 
 /// The factor for the step after `done` steps of `total`.
-pub fn factor(schedule: Schedule, done: u64, total: u64) -> f64 {
+pub(crate) fn factor(schedule: Schedule, done: u64, total: u64) -> f64 {
     match schedule {
         Schedule::Constant => 1.0,
         Schedule::Step { every, gamma } => gamma.powf((done / every) as f64),

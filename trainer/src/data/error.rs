@@ -14,12 +14,12 @@ pub enum DataError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The file as a whole is no table.
+    /// The file as a whole is no table, or not one that can be learnt from.
     #[error("{}: {problem}", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// What it lacks.
+        /// What it lacks, and what to change.
         problem: String,
     },
     /// One line has not the header's shape, or the header is at fault.
@@ -43,14 +43,6 @@ pub enum DataError {
         column: String,
         /// What is wrong with it.
         problem: CellProblem,
-    },
-    /// The data and what is asked of it do not go together.
-    #[error("{}: {problem}", path.display())]
-    Unsuitable {
-        /// The file.
-        path: PathBuf,
-        /// What does not fit, and what to change.
-        problem: String,
     },
 }
 

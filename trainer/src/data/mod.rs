@@ -12,7 +12,7 @@ use crate::sampler::Permutation;
 use phalanx_core::spec::{DataSpec, Loss, Validation};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use table::Table;
+use table::{Source, Table};
 use target::Class;
 
 /// All rows that a run uses, and which of them train.
@@ -42,20 +42,27 @@ impl Dataset {
     /// Reads what `spec` names; relative paths start at `base`.
     pub fn read(spec: &DataSpec, loss: Option<Loss>, base: &Path, seed: u64) -> Result<Dataset, DataError> {
         let DataSpec::Csv { path, target, validation, normalize } = spec;
-        // Joined for opening, as written for messages.
-        let mut table = open(base, path, target, None)?;
-        let held_out = match validation {
-            Some(Validation::File(file)) => Some((file, open(base, file, target, Some(&table.columns))?)),
-            _ => None,
+        let source = |path: &str| Source { shown: PathBuf::from(path), path: base.join(path) };
+        let (from, held_out_from) = (
+            source(path),
+            match validation {
+                Some(Validation::File(file)) => Some(source(file)),
+                _ => None,
+            },
+        );
+        let mut table = table::read(&from, target, None)?;
+        let held_out = match &held_out_from {
+            Some(from) => Some((from, table::read(from, target, Some(&table.columns))?)),
+            None => None,
         };
         let loss = loss.unwrap_or_else(|| target::default_loss(&table.targets));
-        let rows = table.lines.len();
+        let rows = table.starts.len();
         let (training, validation) = match validation {
-            Some(Validation::Fraction(fraction)) => split(path, rows, *fraction, seed)?,
-            _ => ((0..row_number(path, rows)?).collect(), Vec::new()),
+            Some(Validation::Fraction(fraction)) => split(&from, rows, *fraction, seed)?,
+            _ => ((0..row_number(&from, rows)?).collect(), Vec::new()),
         };
         let mut found = Labelled::default();
-        found.add(path, target, &table, loss, &training, &validation)?;
+        found.add(&from, target, &table, loss, &training, &validation)?;
         let mut data = Dataset {
             path: PathBuf::from(path),
             columns: std::mem::take(&mut table.columns),
@@ -67,10 +74,17 @@ impl Dataset {
             loss,
             scaling: Vec::new(),
         };
-        if let Some((file, mut other)) = held_out {
-            found.add(file, target, &other, loss, &[], &(0..other.lines.len() as u32).collect::<Vec<_>>())?;
+        if let Some((from, mut other)) = held_out {
+            let total = row_number(from, rows + other.starts.len())?;
+            found.add(
+                from,
+                target,
+                &other,
+                loss,
+                &[],
+                &(0..other.starts.len() as u32).collect::<Vec<_>>(),
+            )?;
             data.features.append(&mut other.features);
-            let total = row_number(file, rows + other.lines.len())?;
             data.validation = (rows as u32..total).collect();
         }
         data.classes = found.numbered.keys().map(ToString::to_string).collect();
@@ -83,7 +97,7 @@ impl Dataset {
                 "the column `{target}` has only the class `{}`; there is nothing to tell apart",
                 data.classes.first().map_or("", String::as_str)
             );
-            return Err(DataError::Unsuitable { path: data.path, problem });
+            return Err(from.fail(problem));
         }
         if *normalize {
             data.normalize();
@@ -167,26 +181,19 @@ impl Dataset {
     }
 }
 
-fn open(base: &Path, path: &str, target: &str, wanted: Option<&[String]>) -> Result<Table, DataError> {
-    table::read(&base.join(path), target, wanted)
-}
-
 /// Rows are numbered by 32 bits.
-fn row_number(path: &str, rows: usize) -> Result<u32, DataError> {
-    u32::try_from(rows).map_err(|_| {
-        let problem = format!("{rows} rows; the limit is {}", u32::MAX);
-        DataError::Unsuitable { path: PathBuf::from(path), problem }
-    })
+fn row_number(source: &Source, rows: usize) -> Result<u32, DataError> {
+    u32::try_from(rows).map_err(|_| source.fail(format!("{rows} rows; the limit is {}", u32::MAX)))
 }
 
 /// Training rows and held-out rows, each in the file's order; which is which depends on the seed alone.
-fn split(path: &str, rows: usize, fraction: f64, seed: u64) -> Result<(Vec<u32>, Vec<u32>), DataError> {
-    let total = row_number(path, rows)?;
+fn split(source: &Source, rows: usize, fraction: f64, seed: u64) -> Result<(Vec<u32>, Vec<u32>), DataError> {
+    let total = row_number(source, rows)?;
     let held_out = (rows as f64 * fraction).round() as u64;
     if held_out == 0 || held_out == rows as u64 {
         let side = if held_out == 0 { "held-out" } else { "training" };
         let problem = format!("`data.validation` is {fraction} of {rows} rows, which leaves no {side} row");
-        return Err(DataError::Unsuitable { path: PathBuf::from(path), problem });
+        return Err(source.fail(problem));
     }
     let order = Permutation::new(rows as u64, seed, Stream::Split);
     let mut is_held_out = vec![false; rows];
@@ -207,19 +214,14 @@ struct Labelled {
 impl Labelled {
     fn add(
         &mut self,
-        path: &str,
+        source: &Source,
         target: &str,
         table: &Table,
         loss: Loss,
         training: &[u32],
         validation: &[u32],
     ) -> Result<(), DataError> {
-        let fail = |(row, problem): (usize, CellProblem)| DataError::Cell {
-            path: PathBuf::from(path),
-            line: table.lines[row],
-            column: target.to_owned(),
-            problem,
-        };
+        let fail = |(row, problem): (usize, CellProblem)| source.fail_in(table.starts[row], target, problem);
         if loss != Loss::CrossEntropy {
             self.values.append(&mut target::values(&table.targets, loss).map_err(fail)?);
             return Ok(());

@@ -3,7 +3,7 @@
 use super::error::{CellProblem, DataError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::path::Path;
+use std::path::PathBuf;
 
 /// Bytes read from a file at a time.
 const READ_BUFFER_BYTES: usize = 1 << 20;
@@ -21,8 +21,8 @@ pub(super) struct Table {
     pub(super) features: Vec<f32>,
     /// Target cells as written, trimmed.
     pub(super) targets: Cells,
-    /// The 1-based line that each row starts on.
-    pub(super) lines: Vec<u64>,
+    /// The byte that the reader was at before each row; [`Source::line`] makes a line of it.
+    pub(super) starts: Vec<u64>,
 }
 
 /// Many short texts in one buffer.
@@ -48,6 +48,43 @@ impl Cells {
     }
 }
 
+/// A file under the name that messages give it.
+#[derive(Clone, Debug)]
+pub(super) struct Source {
+    /// As the job file names it.
+    pub(super) shown: PathBuf,
+    /// Where it lies.
+    pub(super) path: PathBuf,
+}
+
+impl Source {
+    /// The 1-based line of the row before which the reader was at byte `start`. The reader's own count does not know
+    /// blank lines and `\r\n`; looking again costs nothing until something is wrong.
+    pub(super) fn line(&self, start: u64) -> u64 {
+        let bytes = std::fs::read(&self.path).unwrap_or_default();
+        let at = (start as usize).min(bytes.len());
+        let blank = bytes[at..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        1 + bytes[..at + blank].iter().filter(|byte| **byte == b'\n').count() as u64
+    }
+
+    pub(super) fn fail(&self, problem: String) -> DataError {
+        DataError::File { path: self.shown.clone(), problem }
+    }
+
+    fn fail_at(&self, start: u64, problem: String) -> DataError {
+        DataError::Line { path: self.shown.clone(), line: self.line(start), problem }
+    }
+
+    pub(super) fn fail_in(&self, start: u64, column: &str, problem: CellProblem) -> DataError {
+        DataError::Cell {
+            path: self.shown.clone(),
+            line: self.line(start),
+            column: column.to_owned(),
+            problem,
+        }
+    }
+}
+
 /// Which columns of a file are read, and into what.
 struct Header {
     /// For each column of the file, in order.
@@ -63,21 +100,21 @@ enum Role {
     Unused,
 }
 
-/// Reads `path`. With `wanted`, the features are these columns in this order and others are left unread; without,
+/// Reads a file. With `wanted`, the features are these columns in this order and others are left unread; without,
 /// they are all columns but the target.
-pub(super) fn read(path: &Path, target: &str, wanted: Option<&[String]>) -> Result<Table, DataError> {
-    let file = File::open(path).map_err(|source| DataError::Read { path: path.to_owned(), source })?;
+pub(super) fn read(source: &Source, target: &str, wanted: Option<&[String]>) -> Result<Table, DataError> {
+    let file = File::open(&source.path)
+        .map_err(|error| DataError::Read { path: source.path.clone(), source: error })?;
     let mut reader = csv::ReaderBuilder::new()
         .has_headers(false)
         .flexible(true)
         .buffer_capacity(READ_BUFFER_BYTES)
         .from_reader(file);
     let mut record = csv::ByteRecord::new();
-    if !next(&mut reader, &mut record, path)? {
-        let problem = "the file is empty; its first line must name the columns".to_owned();
-        return Err(DataError::File { path: path.to_owned(), problem });
+    if !next(&mut reader, &mut record, source)? {
+        return Err(source.fail("the file is empty; its first line must name the columns".to_owned()));
     }
-    let header = read_header(&record, path, target, wanted)?;
+    let header = read_header(&record, source, target, wanted)?;
     let features = header.roles.iter().filter(|role| matches!(role, Role::Feature(_))).count();
     let mut table = Table { columns: vec![String::new(); features], ..Table::default() };
     for (name, role) in header.names.iter().zip(&header.roles) {
@@ -85,13 +122,11 @@ pub(super) fn read(path: &Path, target: &str, wanted: Option<&[String]>) -> Resu
             table.columns[*at].clone_from(name);
         }
     }
-    while next(&mut reader, &mut record, path)? {
-        let line = record.position().map_or(0, csv::Position::line);
-        read_row(&header, &record, line, path, &mut table)?;
+    while next(&mut reader, &mut record, source)? {
+        read_row(&header, &record, source, &mut table)?;
     }
-    if table.lines.is_empty() {
-        let problem = "the file has a header and no rows below it".to_owned();
-        return Err(DataError::File { path: path.to_owned(), problem });
+    if table.starts.is_empty() {
+        return Err(source.fail("the file has a header and no rows below it".to_owned()));
     }
     Ok(table)
 }
@@ -99,22 +134,25 @@ pub(super) fn read(path: &Path, target: &str, wanted: Option<&[String]>) -> Resu
 fn next(
     reader: &mut csv::Reader<File>,
     record: &mut csv::ByteRecord,
-    path: &Path,
+    source: &Source,
 ) -> Result<bool, DataError> {
     reader.read_byte_record(record).map_err(|error| match error.into_kind() {
-        csv::ErrorKind::Io(source) => DataError::Read { path: path.to_owned(), source },
-        other => DataError::File { path: path.to_owned(), problem: format!("not a CSV file: {other:?}") },
+        csv::ErrorKind::Io(error) => DataError::Read { path: source.path.clone(), source: error },
+        other => source.fail(format!("not a CSV file: {other:?}")),
     })
+}
+
+fn start_of(record: &csv::ByteRecord) -> u64 {
+    record.position().map_or(0, csv::Position::byte)
 }
 
 fn read_header(
     record: &csv::ByteRecord,
-    path: &Path,
+    source: &Source,
     target: &str,
     wanted: Option<&[String]>,
 ) -> Result<Header, DataError> {
-    let line = record.position().map_or(1, csv::Position::line);
-    let fail = |problem: String| DataError::Line { path: path.to_owned(), line, problem };
+    let fail = |problem: String| source.fail_at(start_of(record), problem);
     let mut names = Vec::with_capacity(record.len());
     let mut seen = BTreeSet::new();
     for (at, cell) in record.iter().enumerate() {
@@ -130,66 +168,63 @@ fn read_header(
         }
         names.push(name.to_owned());
     }
-    let missing = |name: &str, key: &str| {
-        let shown =
-            names.iter().take(NAMES_SHOWN).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        let more = if names.len() > NAMES_SHOWN {
-            format!(" and {} more", names.len() - NAMES_SHOWN)
-        } else {
-            String::new()
-        };
-        fail(format!("there is no column `{name}`{key}; the columns are {shown}{more}"))
-    };
     let target = target.trim();
     if !seen.contains(target) {
-        return Err(missing(target, " (`data.target`)"));
+        return Err(fail(missing(&names, target, " (`data.target`)")));
     }
-    let places: Option<BTreeMap<&str, usize>> =
-        wanted.map(|wanted| wanted.iter().enumerate().map(|(at, name)| (name.as_str(), at)).collect());
     if let Some(name) = wanted.unwrap_or_default().iter().find(|name| !seen.contains(*name)) {
-        return Err(missing(name, ", which the training file has"));
+        return Err(fail(missing(&names, name, ", which the training file has")));
     }
-    let mut features = 0..;
-    let roles = names.iter().map(|name| match &places {
-        _ if name == target => Role::Target,
-        Some(places) => places.get(name.as_str()).map_or(Role::Unused, |&at| Role::Feature(at)),
-        None => features.next().map_or(Role::Unused, Role::Feature),
-    });
-    let roles: Vec<Role> = roles.collect();
-    if roles.len() < 2 {
+    if names.len() < 2 {
         return Err(fail(format!(
             "the only column is the target `{target}`; there is nothing to learn from"
         )));
     }
-    Ok(Header { names, roles })
+    Ok(Header { roles: roles(&names, target, wanted), names })
+}
+
+fn roles(names: &[String], target: &str, wanted: Option<&[String]>) -> Vec<Role> {
+    let places: Option<BTreeMap<&str, usize>> =
+        wanted.map(|wanted| wanted.iter().enumerate().map(|(at, name)| (name.as_str(), at)).collect());
+    let mut features = 0..;
+    let role = |name: &String| match &places {
+        _ if name == target => Role::Target,
+        Some(places) => places.get(name.as_str()).map_or(Role::Unused, |&at| Role::Feature(at)),
+        None => features.next().map_or(Role::Unused, Role::Feature),
+    };
+    names.iter().map(role).collect()
+}
+
+fn missing(names: &[String], name: &str, why: &str) -> String {
+    let shown: Vec<String> = names.iter().take(NAMES_SHOWN).map(|name| format!("`{name}`")).collect();
+    let more = match names.len().saturating_sub(NAMES_SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("there is no column `{name}`{why}; the columns are {}{more}", shown.join(", "))
 }
 
 fn read_row(
     header: &Header,
     record: &csv::ByteRecord,
-    line: u64,
-    path: &Path,
+    source: &Source,
     table: &mut Table,
 ) -> Result<(), DataError> {
+    let start = start_of(record);
     if record.len() != header.names.len() {
-        return Err(DataError::Line { path: path.to_owned(), line, problem: ragged(header, record.len()) });
+        return Err(source.fail_at(start, ragged(header, record.len())));
     }
-    let start = table.features.len();
-    table.features.resize(start + table.columns.len(), 0.0);
+    let first = table.features.len();
+    table.features.resize(first + table.columns.len(), 0.0);
     for (at, (cell, role)) in record.iter().zip(&header.roles).enumerate() {
         let outcome = match role {
             Role::Unused => Ok(()),
-            Role::Feature(place) => number(cell).map(|value| table.features[start + place] = value),
+            Role::Feature(place) => number(cell).map(|value| table.features[first + place] = value),
             Role::Target => target_cell(cell).map(|cell| table.targets.push(cell)),
         };
-        outcome.map_err(|problem| DataError::Cell {
-            path: path.to_owned(),
-            line,
-            column: header.names[at].clone(),
-            problem,
-        })?;
+        outcome.map_err(|problem| source.fail_in(start, &header.names[at], problem))?;
     }
-    table.lines.push(line);
+    table.starts.push(start);
     Ok(())
 }
 

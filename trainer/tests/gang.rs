@@ -1,0 +1,463 @@
+//! Whole gangs of real processes under a stand-in for the agent: what is promised of runs, restarts and failures.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufRead, BufReader, Write as _};
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Metrics of a report whose values do not depend on the clock, as bits, by name.
+type Metrics = BTreeMap<String, u64>;
+
+/// What the ranks of a run told their agent.
+#[derive(Default)]
+struct Heard {
+    reports: Vec<(u64, Metrics)>,
+    checkpoints: Vec<(u64, PathBuf)>,
+}
+
+impl Heard {
+    fn values(&self, metric: &str) -> Vec<(u64, f64)> {
+        let of = |(step, metrics): &(u64, Metrics)| Some((*step, f64::from_bits(*metrics.get(metric)?)));
+        self.reports.iter().filter_map(of).collect()
+    }
+}
+
+/// An agent that keeps what it hears, copies checkpoints, and asks to stop from `stop_at` on.
+struct Agent {
+    folder: tempfile::TempDir,
+    heard: Arc<Mutex<Heard>>,
+}
+
+impl Agent {
+    fn new(stop_at: Option<u64>) -> Agent {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join("socket")).unwrap();
+        let heard = Arc::new(Mutex::new(Heard::default()));
+        let (into, copies) = (heard.clone(), folder.path().to_owned());
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (into, copies) = (into.clone(), copies.clone());
+                thread::spawn(move || {
+                    let mut stream = BufReader::new(stream.unwrap());
+                    let mut line = String::new();
+                    while stream.read_line(&mut line).unwrap_or(0) > 0 {
+                        let step = hear(&line, &into, &copies);
+                        let stop = stop_at.is_some_and(|at| step >= at);
+                        let answer = format!("{{\"ok\":true,\"stop\":{stop}}}\n");
+                        if stream.get_mut().write_all(answer.as_bytes()).is_err() {
+                            return;
+                        }
+                        line.clear();
+                    }
+                });
+            }
+        });
+        Agent { folder, heard }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn heard(&self) -> std::sync::MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap()
+    }
+
+    fn checkpoint(&self, step: u64) -> PathBuf {
+        self.heard().checkpoints.iter().find(|(at, _)| *at == step).unwrap().1.clone()
+    }
+}
+
+fn hear(line: &str, heard: &Mutex<Heard>, copies: &Path) -> u64 {
+    let value: serde_json::Value = serde_json::from_str(line).unwrap();
+    if let Some(report) = value.get("report") {
+        let metrics = report["metrics"].as_object().unwrap().iter();
+        let metrics = metrics.filter(|(name, _)| !name.ends_with("_per_s"));
+        let metrics =
+            metrics.map(|(name, value)| (name.clone(), value.as_f64().unwrap().to_bits())).collect();
+        let step = report["step"].as_u64().unwrap();
+        heard.lock().unwrap().reports.push((step, metrics));
+        return step;
+    }
+    let checkpoint = &value["checkpoint"];
+    let step = checkpoint["step"].as_u64().unwrap();
+    let (from, to) = (Path::new(checkpoint["path"].as_str().unwrap()), copies.join(format!("kept-{step}")));
+    fs::create_dir_all(&to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+    heard.lock().unwrap().checkpoints.push((step, to));
+    step
+}
+
+/// Three noisy blobs in six dimensions, the same every time.
+fn blobs(rows: usize) -> String {
+    let mut text = "a,b,\"c, d\",e,f,g,kind\n".to_owned();
+    let mut noise = 1u64;
+    for row in 0..rows {
+        let class = row % 3;
+        for column in 0..6 {
+            noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let centre = if column % 3 == class { 1.0 } else { 0.0 };
+            let value = centre + (noise >> 40) as f64 / f64::from(1 << 24) * 1.5;
+            write!(text, "{value:.4},").unwrap();
+        }
+        writeln!(text, "{}", ["red", "green", "blue"][class]).unwrap();
+    }
+    text
+}
+
+const TRAIN: &str = r#"
+    data = { kind = "csv", path = "blobs.csv", target = "kind", validation = 0.2 }
+    model = { kind = "mlp", hidden = [24] }
+    optimizer = { kind = "adam", lr = 0.01 }
+    schedule = { kind = "cosine", warmup = 3 }
+    epochs = 3
+    batch_size = 31
+    clip = 1.0
+    log_every = 1
+    seed = 5
+"#;
+
+fn job(agent: &Agent, train: &str, more: &str) -> PathBuf {
+    fs::write(agent.path("blobs.csv"), blobs(403)).unwrap();
+    let path = agent.path("job.toml");
+    fs::write(&path, format!("version = 1\n[train]\n{train}\n{more}")).unwrap();
+    path
+}
+
+fn rank_binary() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.parent().unwrap().parent().unwrap().join("examples").join("rank")
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn start(
+    agent: &Agent,
+    file: &Path,
+    rank: usize,
+    world: usize,
+    port: u16,
+    checkpoint: Option<&Path>,
+) -> Child {
+    let scratch = agent.path(&format!("scratch-{rank}"));
+    fs::create_dir_all(&scratch).unwrap();
+    let mut command = Command::new(rank_binary());
+    command
+        .arg(file)
+        .env("RANK", rank.to_string())
+        .env("WORLD_SIZE", world.to_string())
+        .env("MASTER_ADDR", "127.0.0.1")
+        .env("MASTER_PORT", port.to_string())
+        .env("OMP_NUM_THREADS", "1")
+        .env("PHALANX_ATTEMPT", "1")
+        .env("PHALANX_SOCKET", agent.path("socket"))
+        .env("PHALANX_SCRATCH", scratch)
+        .env_remove("PHALANX_CHECKPOINT")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    if let Some(checkpoint) = checkpoint {
+        command.env("PHALANX_CHECKPOINT", checkpoint);
+    }
+    command.spawn().unwrap()
+}
+
+fn run(agent: &Agent, file: &Path, world: usize, checkpoint: Option<&Path>) -> Vec<Output> {
+    let port = free_port();
+    let ranks: Vec<Child> =
+        (0..world).map(|rank| start(agent, file, rank, world, port, checkpoint)).collect();
+    ranks.into_iter().map(|rank| rank.wait_with_output().unwrap()).collect()
+}
+
+#[track_caller]
+fn succeed(agent: &Agent, file: &Path, world: usize, checkpoint: Option<&Path>) -> String {
+    let outputs = run(agent, file, world, checkpoint);
+    for output in &outputs {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    for output in &outputs[1..] {
+        assert!(output.stdout.is_empty(), "only rank 0 prints");
+    }
+    String::from_utf8(outputs[0].stdout.clone()).unwrap()
+}
+
+fn message(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn a_rerun_is_the_same_bit_for_bit() {
+    for world in [1, 2] {
+        let (first, second) = (Agent::new(None), Agent::new(None));
+        let out = succeed(&first, &job(&first, TRAIN, ""), world, None);
+        assert_eq!(out, succeed(&second, &job(&second, TRAIN, ""), world, None));
+        assert_eq!(first.heard().reports, second.heard().reports);
+        let last = out.lines().last().unwrap();
+        let accuracy: f64 = last.strip_prefix("validation accuracy: ").unwrap().parse().unwrap();
+        assert!(accuracy > 0.8, "{out}");
+        assert_eq!(out.matches("accuracy: ").count(), 1);
+        // 322 training rows in batches of 31 are 11 steps an epoch; checkpoints are made at the end of each.
+        let heard = first.heard();
+        let steps: Vec<u64> = heard.values("loss").iter().map(|(step, _)| *step).collect();
+        assert_eq!(steps, (1..=33).collect::<Vec<_>>());
+        for metric in ["val/loss", "val/accuracy"] {
+            let steps: Vec<u64> = heard.values(metric).iter().map(|(step, _)| *step).collect();
+            assert_eq!(steps, [11, 22, 33], "{metric}");
+        }
+        assert_eq!(heard.checkpoints.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [11, 22, 33]);
+        assert!((heard.values("val/accuracy")[2].1 - accuracy).abs() < 1e-4);
+        assert!(fs::read_dir(first.path("scratch-0")).unwrap().next().is_none(), "staged folders go");
+    }
+}
+
+#[test]
+fn any_number_of_workers_has_the_same_losses() {
+    let losses = |world: usize, train: &str| {
+        let agent = Agent::new(None);
+        succeed(&agent, &job(&agent, train, ""), world, None);
+        let heard = agent.heard();
+        [heard.values("loss"), heard.values("val/loss"), heard.values("val/accuracy")].concat()
+    };
+    for more in ["", "accumulate = 3"] {
+        let train = format!("{TRAIN}{more}");
+        let alone = losses(1, &train);
+        for world in [2, 4] {
+            for ((step, found), (_, expected)) in losses(world, &train).iter().zip(&alone) {
+                assert!((found - expected).abs() <= 1e-4 * expected.abs(), "{world} workers, step {step}");
+            }
+        }
+    }
+    let train = format!("{TRAIN}deterministic = \"logical-shards\"");
+    let alone = losses(1, &train);
+    assert!(!alone.is_empty());
+    for world in [2, 4, 8] {
+        assert_eq!(losses(world, &train), alone, "{world} workers");
+    }
+    // Shards change the order of sums, not the run.
+    for ((step, found), (_, expected)) in losses(1, TRAIN).iter().zip(&alone) {
+        assert!((found - expected).abs() <= 1e-4 * expected.abs(), "step {step}");
+    }
+}
+
+#[test]
+fn a_resumed_run_is_the_undisturbed_one_bit_for_bit() {
+    for optimizer in
+        ["kind = \"adam\", lr = 0.01", "kind = \"sgd\", lr = 0.1, momentum = 0.9", "kind = \"lion\""]
+    {
+        let train = TRAIN.replace("kind = \"adam\", lr = 0.01", optimizer);
+        let whole = Agent::new(None);
+        let policy = "[checkpoint]\nevery_steps = 5";
+        succeed(&whole, &job(&whole, &train, policy), 2, None);
+        // In the middle of an epoch, at the very end, and with nothing left to do.
+        for step in [5, 15, 33] {
+            let agent = Agent::new(None);
+            let out = succeed(&agent, &job(&agent, &train, policy), 2, Some(&whole.checkpoint(step)));
+            let (resumed, whole) = (agent.heard(), whole.heard());
+            assert_eq!(resumed.reports[..], whole.reports[step as usize..], "{optimizer} from {step}");
+            assert!(out.lines().next().unwrap().ends_with(&format!("going on from step {step}")), "{out}");
+            assert!(out.lines().last().unwrap().starts_with("validation accuracy: "), "{out}");
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_is_readable_by_anybody() {
+    let agent = Agent::new(None);
+    succeed(&agent, &job(&agent, TRAIN, ""), 1, None);
+    let folder = agent.checkpoint(33);
+    let bytes = fs::read(folder.join("model.safetensors")).unwrap();
+    let model = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut names = model.names();
+    names.sort_unstable();
+    assert_eq!(names, ["0.bias", "0.weight", "2.bias", "2.weight"]);
+    assert_eq!(model.tensor("0.weight").unwrap().shape(), [24, 6]);
+    let state: serde_json::Value =
+        serde_json::from_slice(&fs::read(folder.join("trainer.json")).unwrap()).unwrap();
+    assert_eq!(state["classes"], serde_json::json!(["blue", "green", "red"]));
+    assert_eq!(state["features"][2], "c, d");
+    assert_eq!(state["position"], serde_json::json!({"step": 33, "epoch": 3, "index": 0}));
+}
+
+#[test]
+fn damaged_and_foreign_checkpoints_are_refused() {
+    let agent = Agent::new(None);
+    let file = job(&agent, TRAIN, "");
+    succeed(&agent, &file, 1, None);
+    let good = agent.checkpoint(22);
+    let refused = |file: &Path, damage: &dyn Fn(&Path), expected: &str| {
+        let copy = tempfile::tempdir().unwrap();
+        for entry in fs::read_dir(&good).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+        }
+        damage(copy.path());
+        let error = message(&run(&agent, file, 1, Some(copy.path()))[0]);
+        assert!(error.starts_with(&format!("error: checkpoint {}: ", copy.path().display())), "{error}");
+        assert!(error.contains(expected), "{error}");
+    };
+    for name in ["model.safetensors", "optimizer.safetensors", "trainer.json"] {
+        let flip = |folder: &Path| {
+            let mut bytes = fs::read(folder.join(name)).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::write(folder.join(name), bytes).unwrap();
+        };
+        refused(&file, &flip, &format!("{name} is damaged"));
+        let truncate = |folder: &Path| {
+            let bytes = fs::read(folder.join(name)).unwrap();
+            fs::write(folder.join(name), &bytes[..bytes.len() - 1]).unwrap();
+        };
+        refused(&file, &truncate, &format!("{name} is damaged"));
+        refused(
+            &file,
+            &|folder| fs::remove_file(folder.join(name)).unwrap(),
+            &format!("{name} cannot be read"),
+        );
+    }
+    refused(&file, &|folder| fs::write(folder.join("checksums.b3"), "?").unwrap(), "checksums.b3 is damaged");
+    for (from, to, expected) in [
+        ("[24]", "[25]", "the model was `mlp 6-24-3 relu` and is now `mlp 6-25-3 relu`"),
+        ("\"adam\"", "\"adamw\"", "the optimizer was `adam` and is now `adamw`"),
+        ("seed = 5", "seed = 6", "`seed` was `5` and is now `6`"),
+        ("validation = 0.2", "validation = 0.3", "the hash of the data was"),
+    ] {
+        let other = job(&agent, &TRAIN.replace(from, to), "");
+        refused(&other, &|_| {}, expected);
+    }
+}
+
+#[test]
+fn asked_to_stop_all_ranks_leave_a_checkpoint_and_end_well() {
+    let agent = Agent::new(Some(11));
+    let out = succeed(&agent, &job(&agent, TRAIN, ""), 2, None);
+    assert_eq!(out.lines().last(), Some("stopped at step 11 as asked"));
+    let heard = agent.heard();
+    assert_eq!(heard.reports.last().unwrap().0, 11, "the answer to a score holds at once");
+    assert_eq!(heard.checkpoints.last().unwrap().0, 11);
+}
+
+#[test]
+fn sigterm_ends_with_a_checkpoint() {
+    let agent = Agent::new(None);
+    let file = job(
+        &agent,
+        &TRAIN.replace("epochs = 3", "epochs = 4000000"),
+        "[checkpoint]\nevery_steps = 1000000000",
+    );
+    let port = free_port();
+    let ranks: Vec<Child> = (0..2).map(|rank| start(&agent, &file, rank, 2, port, None)).collect();
+    wait_for(|| agent.heard().reports.len() > 20);
+    // One rank is enough: they agree.
+    assert!(Command::new("kill").arg(ranks[1].id().to_string()).status().unwrap().success());
+    for rank in ranks {
+        let output = rank.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let heard = agent.heard();
+    assert_eq!(heard.checkpoints.len(), 1);
+    assert!(heard.checkpoints[0].0 >= 20);
+}
+
+#[track_caller]
+fn wait_for(mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < Duration::from_secs(30), "waited in vain");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn a_killed_rank_is_named_by_the_other() {
+    let agent = Agent::new(None);
+    let file = job(&agent, &TRAIN.replace("epochs = 3", "epochs = 4000000"), "");
+    let port = free_port();
+    let mut ranks: Vec<Child> = (0..2).map(|rank| start(&agent, &file, rank, 2, port, None)).collect();
+    wait_for(|| agent.heard().reports.len() > 20);
+    ranks[1].kill().unwrap();
+    let killed = Instant::now();
+    let survivor = ranks.remove(0).wait_with_output().unwrap();
+    assert!(killed.elapsed() < Duration::from_secs(5));
+    let error = message(&survivor);
+    assert!(error.starts_with("error: rank 0: rank 1 was lost"), "{error}");
+    ranks.remove(0).wait().unwrap();
+}
+
+#[test]
+fn ranks_of_different_configurations_do_not_train() {
+    let (one, other) = (Agent::new(None), Agent::new(None));
+    let files = [job(&one, TRAIN, ""), job(&other, &TRAIN.replace("lr = 0.01", "lr = 0.02"), "")];
+    let port = free_port();
+    let ranks: Vec<Child> = (0..2).map(|rank| start(&one, &files[rank], rank, 2, port, None)).collect();
+    for rank in ranks {
+        let error = message(&rank.wait_with_output().unwrap());
+        assert!(error.contains("configuration"), "{error}");
+    }
+    assert!(one.heard().reports.is_empty());
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_the_run() {
+    let agent = Agent::new(None);
+    let train =
+        TRAIN.replace("kind = \"adam\", lr = 0.01", "kind = \"sgd\", lr = 1e30").replace("clip = 1.0", "");
+    let error = message(&run(&agent, &job(&agent, &train, ""), 1, None)[0]);
+    assert!(
+        error.contains("the loss is NaN at step ") || error.contains("the loss is inf at step "),
+        "{error}"
+    );
+    assert!(error.contains("there is no checkpoint; lower `optimizer.lr`"), "{error}");
+}
+
+#[test]
+fn what_the_data_cannot_give_is_refused() {
+    let agent = Agent::new(None);
+    let error = message(&run(&agent, &job(&agent, &TRAIN.replace("31", "323"), ""), 1, None)[0]);
+    assert_eq!(
+        error,
+        "error: `train.batch_size` is 323, and the training part of blobs.csv has 322 rows; make it at most 322\n"
+    );
+    let error = message(&run(&agent, &job(&agent, &TRAIN.replace("\"kind\"", "\"sort\""), ""), 1, None)[0]);
+    assert!(
+        error.starts_with("error: blobs.csv, line 1: there is no column `sort` (`data.target`)"),
+        "{error}"
+    );
+}
+
+#[test]
+fn numbers_are_learnt_too() {
+    let agent = Agent::new(None);
+    let mut text = "x,y,z\n".to_owned();
+    (0..200).for_each(|row| {
+        let (x, y) = (f64::from(row % 17), f64::from(row % 23));
+        writeln!(text, "{x},{y},{}", 0.5 * x - 0.25 * y + 1.0).unwrap();
+    });
+    fs::write(agent.path("plane.csv"), text).unwrap();
+    let file = agent.path("plane.toml");
+    let train = r#"
+        data = { kind = "csv", path = "plane.csv", target = "z", validation = 0.25 }
+        model = { kind = "linear" }
+        optimizer = { kind = "sgd", lr = 0.1 }
+        steps = 200
+        eval_every = 80
+    "#;
+    fs::write(&file, format!("version = 1\n[train]\n{train}")).unwrap();
+    let out = succeed(&agent, &file, 2, None);
+    assert_eq!(out.lines().last(), Some("validation r2: 1.0000"));
+    let heard = agent.heard();
+    assert_eq!(heard.values("val/r2").iter().map(|(step, _)| *step).collect::<Vec<_>>(), [80, 160, 200]);
+    assert_eq!(heard.values("loss").len(), 20);
+}
