@@ -13,6 +13,8 @@ mod records;
 mod state;
 #[cfg(test)]
 mod contract;
+#[cfg(test)]
+mod tests;
 
 pub use database::Access;
 pub use endpoint::Endpoint;

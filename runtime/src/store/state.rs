@@ -150,7 +150,7 @@ impl State {
     }
 
     fn parse<T: serde::de::DeserializeOwned>(&self, row: &SqliteRow) -> Result<T, StoreError> {
-        serde_json::from_slice(row.get_ref(0)).map_err(|error| self.0.corrupt(format!("a record does not parse: {error}")))
+        serde_json::from_slice(row.get::<&[u8], _>(0)).map_err(|error| self.0.corrupt(format!("a record does not parse: {error}")))
     }
 }
 

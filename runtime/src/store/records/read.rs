@@ -202,7 +202,7 @@ impl Records {
         let query = query.bind(place.rank.map(block::rank_bit)).bind(place.attempt);
         let mut blocks = query.fetch(database.readers());
         while let Some(row) = blocks.try_next().await.map_err(|error| database.error(&error))? {
-            let taken = take(row.get::<i64, _>(0) as u64, row.get_ref::<&[u8], _>(1));
+            let taken = take(row.get::<i64, _>(0) as u64, row.get::<&[u8], _>(1));
             if taken.map_err(|message| self.corrupt(message))?.is_break() {
                 break;
             }
