@@ -302,7 +302,11 @@ impl Communicator {
             Some(Cause::Lost { rank }) => Some(rank),
             _ => None,
         };
-        let state = |rank| if lost == Some(rank) { RankState::Lost } else { RankState::Present };
+        let state = |rank| match lost == Some(rank) {
+            _ if members.fault.left(rank) => RankState::Left,
+            true => RankState::Lost,
+            false => RankState::Present,
+        };
         members
             .logs
             .iter()

@@ -48,6 +48,8 @@ pub(crate) trait Fault: Send + Sync {
     fn poison(&self, cause: Cause);
     /// The cause, once poisoned.
     fn cause(&self) -> Option<Cause>;
+    /// Whether a rank has said goodbye.
+    fn left(&self, rank: usize) -> bool;
 }
 
 #[cfg(test)]

@@ -43,7 +43,11 @@ mod error;
 mod fault;
 mod queue;
 mod recorder;
+mod reduce;
 mod rendezvous;
+mod shm;
+mod tcp;
+mod watch;
 
 pub use arena::ArenaBuffer;
 pub use communicator::{AbortHandle, Communicator};

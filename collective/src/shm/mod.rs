@@ -1,0 +1,12 @@
+//! Shared memory between the ranks of one host.
+
+mod collectives;
+mod group;
+mod handoff;
+mod messages;
+mod segment;
+mod word;
+
+pub(crate) use group::Shm;
+pub(crate) use handoff::{Offer, fetch};
+pub(crate) use segment::{Layout, Segment};

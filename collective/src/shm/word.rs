@@ -1,0 +1,257 @@
+//! A counter in shared memory that others wait for, on a futex.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use crate::backend::Deadline;
+
+/// What one step of the counter is: bit 0 is the poison.
+pub(crate) const STEP: u32 = 2;
+const POISON: u32 = 1;
+
+/// How to wait before sleeping.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// Looks with a pause between them, while there is a CPU for every rank.
+    spins: u32,
+    /// Looks with a `sched_yield` between them: with fewer CPUs than ranks the awaited one may need this CPU.
+    yields: u32,
+}
+
+impl Patience {
+    pub(crate) fn new(ranks: usize, cpus: usize) -> Self {
+        if ranks <= cpus {
+            Patience { spins: SPINS, yields: 0 }
+        } else {
+            Patience { spins: 0, yields: YIELDS }
+        }
+    }
+}
+
+/// About 200 rounds pay where each rank has a CPU.
+const SPINS: u32 = 200;
+const YIELDS: u32 = 50;
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waited {
+    Ready,
+    /// Its word is poisoned and never gets there.
+    Poisoned,
+    /// The deadline, or the shorter time given, passed.
+    TimedOut,
+}
+
+/// A monotonic counter with a poison bit. A poisoned counter does not advance any more, so that everybody agrees on how
+/// far it got.
+#[repr(C)]
+pub(crate) struct Word {
+    value: AtomicU32,
+    /// Threads asleep on it; too high after one was killed in its sleep, which costs a system call and no more.
+    sleepers: AtomicU32,
+}
+
+impl Word {
+    /// The count, without the poison.
+    pub(crate) fn count(&self) -> u32 {
+        self.value.load(Ordering::SeqCst) & !POISON
+    }
+
+    /// Whether the count has come to `target`. Counters wrap; two are never further apart than a few steps.
+    #[inline]
+    pub(crate) fn reached(&self, target: u32) -> bool {
+        reached(self.value.load(Ordering::Acquire), target)
+    }
+
+    /// Whether `value`, as handed to a condition of [`Self::wait_for`], has come to `target`.
+    pub(crate) fn is_at_least(value: u32, target: u32) -> bool {
+        reached(value, target)
+    }
+
+    /// Whether `value` is further than `count`.
+    pub(crate) fn is_beyond(value: u32, count: u32) -> bool {
+        reached(value, count.wrapping_add(STEP))
+    }
+
+    /// One step on; false if it is poisoned.
+    #[inline]
+    pub(crate) fn advance(&self) -> bool {
+        let mut value = self.value.load(Ordering::Relaxed);
+        while value & POISON == 0 {
+            let next = value.wrapping_add(STEP);
+            match self.value.compare_exchange_weak(value, next, Ordering::SeqCst, Ordering::Relaxed) {
+                Ok(_) => {
+                    self.wake();
+                    return true;
+                }
+                Err(now) => value = now,
+            }
+        }
+        false
+    }
+
+    pub(crate) fn poison(&self) {
+        self.value.fetch_or(POISON, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Both this and the sleeper's registration are sequentially consistent: either the sleeper sees the new value or
+    /// we see the sleeper.
+    #[inline]
+    fn wake(&self) {
+        if self.sleepers.load(Ordering::SeqCst) != 0 {
+            futex_wake(&self.value);
+        }
+    }
+
+    /// Waits until the count has come to `target`. Arrival goes before poison.
+    #[inline]
+    pub(crate) fn wait(&self, target: u32, patience: Patience, deadline: &Deadline) -> Waited {
+        self.wait_for(|value| reached(value, target), patience, deadline, Duration::MAX)
+    }
+
+    /// Waits until `ready` says so of the value, at most `slice` at a time asleep.
+    #[inline]
+    pub(crate) fn wait_for(
+        &self,
+        ready: impl Fn(u32) -> bool,
+        patience: Patience,
+        deadline: &Deadline,
+        slice: Duration,
+    ) -> Waited {
+        for _ in 0..patience.spins {
+            let value = self.value.load(Ordering::Acquire);
+            if ready(value) {
+                return Waited::Ready;
+            }
+            if value & POISON != 0 {
+                return Waited::Poisoned;
+            }
+            std::hint::spin_loop();
+        }
+        self.wait_slowly(ready, patience, deadline, slice)
+    }
+
+    #[cold]
+    fn wait_slowly(
+        &self,
+        ready: impl Fn(u32) -> bool,
+        patience: Patience,
+        deadline: &Deadline,
+        slice: Duration,
+    ) -> Waited {
+        let mut yields = patience.yields;
+        let mut slept = false;
+        loop {
+            let value = self.value.load(Ordering::SeqCst);
+            if ready(value) {
+                return Waited::Ready;
+            }
+            if value & POISON != 0 {
+                return Waited::Poisoned;
+            }
+            if yields > 0 {
+                yields -= 1;
+                std::thread::yield_now();
+                continue;
+            }
+            let Some(left) = deadline.left() else { return Waited::TimedOut };
+            if slept && slice < Duration::MAX {
+                return Waited::TimedOut;
+            }
+            self.sleepers.fetch_add(1, Ordering::SeqCst);
+            futex_wait(&self.value, value, left.min(slice));
+            self.sleepers.fetch_sub(1, Ordering::SeqCst);
+            slept = true;
+        }
+    }
+}
+
+#[inline]
+fn reached(value: u32, target: u32) -> bool {
+    (value & !POISON).wrapping_sub(target) as i32 >= 0
+}
+
+/// Longest single sleep: a bound for the clock arithmetic below, not a deadline.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+
+/// Sleeps while the word holds `value`, at most `timeout`. May wake early.
+fn futex_wait(word: &AtomicU32, value: u32, timeout: Duration) {
+    let timeout = timeout.min(LONGEST_SLEEP);
+    let time = libc::timespec {
+        tv_sec: timeout.as_secs() as libc::time_t,
+        tv_nsec: libc::c_long::from(timeout.subsec_nanos() as i32),
+    };
+    // SAFETY: the word and the time are valid for the call; the kernel compares and sleeps, it writes nothing. Not
+    // FUTEX_PRIVATE_FLAG: the waker may be another process.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, value, &raw const time) };
+}
+
+fn futex_wake(word: &AtomicU32) {
+    // SAFETY: as above.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recorder::now_ns;
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    fn word() -> Word {
+        Word { value: AtomicU32::new(0), sleepers: AtomicU32::new(0) }
+    }
+
+    fn deadline(ms: u64) -> Deadline {
+        Deadline::new(now_ns(), Duration::from_millis(ms))
+    }
+
+    #[test]
+    fn arrival_goes_before_poison_and_poison_is_final() {
+        let w = word();
+        assert!(w.advance());
+        w.poison();
+        assert_eq!(w.wait(STEP, Patience::new(1, 1), &deadline(1000)), Waited::Ready);
+        assert_eq!(w.wait(2 * STEP, Patience::new(1, 1), &deadline(1000)), Waited::Poisoned);
+        assert!(!w.advance());
+        assert_eq!(w.count(), STEP);
+    }
+
+    #[test]
+    fn a_wait_ends_at_its_deadline() {
+        let start = Instant::now();
+        assert_eq!(word().wait(STEP, Patience::new(2, 1), &deadline(20)), Waited::TimedOut);
+        assert!(start.elapsed() >= Duration::from_millis(20));
+    }
+
+    #[test]
+    fn counts_wrap() {
+        let w = Word { value: AtomicU32::new(u32::MAX - 1), sleepers: AtomicU32::new(0) };
+        assert!(!w.reached(0));
+        assert!(w.advance() && w.reached(0) && w.reached(u32::MAX - 1) && !w.reached(STEP));
+    }
+
+    #[test]
+    fn sleepers_are_woken_by_arrival_and_by_poison() {
+        for poison in [false, true] {
+            let w = Arc::new(word());
+            let sleeper = {
+                let w = w.clone();
+                std::thread::spawn(move || w.wait(STEP, Patience::new(2, 1), &deadline(10_000)))
+            };
+            while w.sleepers.load(Ordering::SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            let start = Instant::now();
+            if poison {
+                w.poison()
+            } else {
+                assert!(w.advance())
+            }
+            let waited = sleeper.join().unwrap();
+            assert_eq!(waited, if poison { Waited::Poisoned } else { Waited::Ready });
+            assert!(start.elapsed() < Duration::from_secs(5));
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! A rank's end of the connections, and which way an operation goes.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::exchange::{Post, Running, SPINS, Sink};
+use super::fault::TcpFault;
+use super::frame::{Frame, MAX_PAYLOAD_BYTES};
+use super::link::{Link, Outgoing};
+use crate::backend::{Backend, Call, Deadline};
+use crate::element::shard_range;
+use crate::error::{Op, Result, Signature};
+use crate::fault::Fault;
+use crate::watch::Watch;
+
+/// Data of all ranks together up to which everybody gets everybody's and folds it: fewer hops, more bytes.
+const SMALL_BYTES: usize = 64 << 10;
+
+/// A rank's end of the connections.
+pub(crate) struct Tcp {
+    pub(super) rank: usize,
+    pub(super) world: usize,
+    pub(super) fault: Arc<TcpFault>,
+    /// By rank; none for this one.
+    pub(super) links: Vec<Option<Link>>,
+    pub(super) spins: u32,
+    /// Frames on their way to their queues.
+    pub(super) posts: Vec<Post>,
+    /// Room for what is not the caller's; of words, so that it is aligned for every type.
+    pub(super) scratch: Vec<u64>,
+    /// Messages sent to and received from each rank.
+    sent: Vec<u64>,
+    received: Vec<u64>,
+    _watch: Watch,
+}
+
+// SAFETY: the pointers in `posts` are used within one operation only.
+unsafe impl Send for Tcp {}
+
+impl Tcp {
+    /// `spin` says whether every rank of this host has a CPU.
+    pub(crate) fn new(
+        rank: usize,
+        links: Vec<Option<Link>>,
+        fault: Arc<TcpFault>,
+        spin: bool,
+    ) -> Result<Self> {
+        let world = links.len();
+        let watch = fault.watch()?;
+        Ok(Tcp {
+            rank,
+            world,
+            fault,
+            links,
+            spins: if spin { SPINS } else { 0 },
+            posts: Vec::new(),
+            scratch: Vec::new(),
+            sent: vec![0; world],
+            received: vec![0; world],
+            _watch: watch,
+        })
+    }
+
+    /// Posts `range` of the caller's buffer, in bytes, to a peer.
+    pub(super) fn post(&mut self, running: &Running<'_>, to: usize, phase: u32, range: Range<usize>) {
+        for (at, length) in payloads(range) {
+            // SAFETY: within the caller's buffer.
+            let payload = unsafe { running.call.data.add(at) };
+            self.posts.push(Post {
+                to,
+                out: Outgoing { frame: running.frame(phase, at, length), payload },
+                urgent: false,
+            });
+        }
+    }
+
+    unsafe fn collective(&mut self, running: &Running<'_>) -> Result<()> {
+        let call = running.call;
+        let longest = shard_range(call.len, self.world, 0).len() * call.dtype.size();
+        let block = if call.op == Op::Allgather { longest } else { call.bytes() };
+        // SAFETY: passed on.
+        unsafe {
+            match call.op {
+                Op::Broadcast => self.broadcast(running),
+                _ if block * self.world <= SMALL_BYTES => self.small(running, block),
+                _ => self.shards(running),
+            }
+        }
+    }
+
+    /// Along a binomial tree below the root, forwarding what comes piece by piece.
+    unsafe fn broadcast(&mut self, running: &Running<'_>) -> Result<()> {
+        let (world, root) = (self.world, running.call.peer);
+        let place = (self.rank + world - root) % world;
+        let lowest = if place == 0 { world.next_power_of_two() } else { place & place.wrapping_neg() };
+        let rank_at = |place: usize| (place + root) % world;
+        let steps =
+            std::iter::successors(Some(lowest / 2), |step| Some(step / 2)).take_while(|&step| step > 0);
+        let children: Vec<usize> =
+            steps.map(|step| place + step).filter(|&p| p < world).map(rank_at).collect();
+        let bytes = running.call.bytes();
+        if place == 0 {
+            children.iter().for_each(|&child| self.post(running, child, 0, 0..bytes));
+        }
+        let missing = if place == 0 { 0 } else { payloads(0..bytes).count() };
+        let mut sink =
+            Forward { call: running.call, parent: rank_at(place - (lowest & place)), children, missing };
+        // SAFETY: passed on.
+        unsafe { self.drive(running, &mut sink) }
+    }
+
+    /// Sends to, or receives from, one rank.
+    unsafe fn message(&mut self, running: &mut Running<'_>) -> Result<()> {
+        let (call, peer) = (running.call, running.call.peer);
+        let counter = if call.op == Op::Send { &mut self.sent[peer] } else { &mut self.received[peer] };
+        *counter += 1;
+        running.seq = *counter;
+        let missing = if call.op == Op::Send { 0 } else { payloads(0..call.bytes()).count() };
+        if call.op == Op::Send {
+            self.post(running, peer, 0, 0..call.bytes());
+        } else {
+            let sent = Signature { op: Op::Send, peer: self.rank as u32, ..call.signature() };
+            running.code = sent.code();
+        }
+        let mut sink = Forward { call, parent: peer, children: Vec::new(), missing };
+        // SAFETY: passed on.
+        unsafe { self.drive(running, &mut sink) }
+    }
+}
+
+/// Ranges of bytes as frames carry them: (offset, length). Nothing is one empty frame.
+pub(super) fn payloads(range: Range<usize>) -> impl Iterator<Item = (usize, usize)> {
+    let count = range.len().div_ceil(MAX_PAYLOAD_BYTES).max(1);
+    (0..count).map(move |n| {
+        let at = range.start + n * MAX_PAYLOAD_BYTES;
+        (at, MAX_PAYLOAD_BYTES.min(range.end - at))
+    })
+}
+
+/// The caller's whole buffer from one rank, passed on as it comes.
+struct Forward<'a> {
+    call: &'a Call,
+    parent: usize,
+    children: Vec<usize>,
+    /// Frames to come.
+    missing: usize,
+}
+
+impl Sink for Forward<'_> {
+    fn expects(&self, peer: usize) -> bool {
+        self.missing > 0 && peer == self.parent
+    }
+
+    fn place(&mut self, _: usize, frame: &Frame) -> Result<Option<*mut u8>, String> {
+        let end = frame.offset.checked_add(u64::from(frame.length));
+        if end.is_none_or(|end| end > self.call.bytes() as u64) {
+            return Err("a payload beyond the end of the buffer".into());
+        }
+        // SAFETY: within the caller's buffer.
+        Ok(Some(unsafe { self.call.data.add(frame.offset as usize) }))
+    }
+
+    fn arrived(&mut self, _: usize, frame: &Frame, posts: &mut Vec<Post>) {
+        self.missing -= 1;
+        for &to in &self.children {
+            // SAFETY: as in `place`.
+            let payload = unsafe { self.call.data.add(frame.offset as usize) };
+            posts.push(Post { to, out: Outgoing { frame: *frame, payload }, urgent: false });
+        }
+    }
+}
+
+impl Backend for Tcp {
+    unsafe fn run(&mut self, call: &Call, seq: u64, deadline: Deadline) -> Result<()> {
+        let mut running = Running { call, seq, deadline, code: call.signature().code() };
+        // SAFETY: passed on.
+        unsafe {
+            match call.op {
+                Op::Send | Op::Recv => self.message(&mut running),
+                _ => self.collective(&running),
+            }
+        }
+    }
+
+    fn leave(&mut self) {
+        self.fault.goodbye();
+    }
+
+    fn fault(&self) -> Arc<dyn Fault> {
+        self.fault.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payloads_cover_a_range() {
+        assert_eq!(payloads(5..5).collect::<Vec<_>>(), [(5, 0)]);
+        let long: Vec<_> = payloads(1..MAX_PAYLOAD_BYTES + 3).collect();
+        assert_eq!(long, [(1, MAX_PAYLOAD_BYTES), (1 + MAX_PAYLOAD_BYTES, 2)]);
+    }
+}
