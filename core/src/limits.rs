@@ -4,6 +4,8 @@
 pub const JOB_NAME_BYTES: usize = 256;
 /// Largest job or sweep file, in bytes.
 pub const SPEC_FILE_BYTES: usize = 1 << 20;
+/// Largest scenario, in bytes.
+pub const SCENARIO_FILE_BYTES: usize = 256 << 20;
 /// Most ranks in one gang.
 pub const GANG_WORKERS: u32 = 65_536;
 /// Longest line on the report socket, in bytes.

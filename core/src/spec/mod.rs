@@ -4,6 +4,7 @@ mod gang;
 mod job;
 mod params;
 pub(crate) mod reader;
+mod scenario;
 mod search;
 mod sweep;
 mod template;
@@ -12,6 +13,9 @@ mod train;
 pub use gang::{BundleSpec, GangSpec, LabelRule, Placement, Workers};
 pub use job::{CheckpointPolicy, JobSpec, MetricMode, ProgramSpec, Work};
 pub use params::{Condition, Domain, ParamSpec, ParamValue, Params};
+pub use scenario::{
+    Happening, Limits, Link, Scenario, ScenarioEvent, ScenarioJob, ScenarioNode, ScenarioPolicy, ScenarioQueue,
+};
 pub use search::{Halving, HalvingMode, Pace, Search, Stopping};
 pub use sweep::{Objective, SweepSpec, is_sweep};
 pub use train::{
