@@ -150,7 +150,8 @@ mod tests {
         assert_eq!(report.metrics["n"], Metric(4.0));
         let line = br#"{"checkpoint":{"step":3,"path":"/a/b"}}"#;
         assert_eq!(parse_line(line), Ok(Request::Checkpoint(Checkpoint { step: 3, path: "/a/b".into() })));
-        let Ok(Request::Report(report)) = parse_line(br#"{"report":{"step":1,"metrics":{"x":"nan"}}}"#) else {
+        let Ok(Request::Report(report)) = parse_line(br#"{"report":{"step":1,"metrics":{"x":"nan"}}}"#)
+        else {
             panic!("not a report")
         };
         assert!(report.metrics["x"].0.is_nan());
@@ -178,7 +179,9 @@ mod tests {
             assert!(parse_line(line.as_bytes()).is_err(), "{line}");
         }
         let long = "n".repeat(METRIC_NAME_BYTES + 1);
-        assert!(parse_line(format!(r#"{{"report":{{"step":1,"metrics":{{"{long}":1}}}}}}"#).as_bytes()).is_err());
+        assert!(
+            parse_line(format!(r#"{{"report":{{"step":1,"metrics":{{"{long}":1}}}}}}"#).as_bytes()).is_err()
+        );
     }
 
     #[test]

@@ -89,7 +89,9 @@ impl JobState {
         use JobState::*;
         match self {
             Queued | Restarting | Preempted => matches!(next, Starting | Paused | Failed | Cancelled),
-            Starting => matches!(next, Running | Paused | Restarting | Preempted | Succeeded | Failed | Cancelled),
+            Starting => {
+                matches!(next, Running | Paused | Restarting | Preempted | Succeeded | Failed | Cancelled)
+            }
             Running => matches!(next, Paused | Restarting | Preempted | Succeeded | Failed | Cancelled),
             Paused => matches!(next, Queued | Cancelled),
             Succeeded | Failed | Cancelled => false,

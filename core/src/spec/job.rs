@@ -28,6 +28,9 @@ pub struct JobSpec {
     pub queue: String,
     /// Higher goes first.
     pub priority: i32,
+    /// Whether it may be asked to give way to a gang that goes before it.
+    #[serde(default = "preemptible_by_default")]
+    pub preemptible: bool,
     /// It fails with code 124 when it runs longer.
     pub time_limit: Option<Duration>,
     /// How many failures of its gang are answered by another attempt.
@@ -44,6 +47,10 @@ pub struct JobSpec {
     pub work: Work,
     /// Which checkpoints are made and kept.
     pub checkpoint: CheckpointPolicy,
+}
+
+fn preemptible_by_default() -> bool {
+    true
 }
 
 /// What the ranks of a job run.
@@ -112,7 +119,9 @@ impl JobSpec {
         let document = parse_document(text)?;
         if let Some(sweep) = sweep::sweep_table(&document) {
             let problem = Problem::at(sweep.span(), "this file is a sweep, and a single job is wanted here");
-            return Err(Problems::one(problem.help("take [sweep] and what belongs to it out, or run it as the sweep it is")));
+            return Err(Problems::one(
+                problem.help("take [sweep] and what belongs to it out, or run it as the sweep it is"),
+            ));
         }
         let sink = Sink::default();
         let spec = read(&Table::root(&document, &sink), default_name, &[]);
@@ -130,7 +139,11 @@ pub(super) fn parse_document(text: &str) -> Result<Spanned<DeTable<'_>>, Problem
     if errors.is_empty() {
         return Ok(document);
     }
-    let problem = |error: &toml::de::Error| Problem { message: error.message().to_owned(), span: error.span(), help: None };
+    let problem = |error: &toml::de::Error| Problem {
+        message: error.message().to_owned(),
+        span: error.span(),
+        help: None,
+    };
     Err(Problems(errors.iter().map(problem).collect()))
 }
 
@@ -165,6 +178,7 @@ fn read_job(table: &Table<'_>, default_name: &str, work: Option<Work>) -> Option
         name: table.name().unwrap_or_else(|| default_name.to_owned()),
         queue: read_queue(table).unwrap_or_else(|| DEFAULT_QUEUE.to_owned()),
         priority: table.integer("priority", i64::from(i32::MIN)..=i64::from(i32::MAX)).unwrap_or(0) as i32,
+        preemptible: table.boolean("preemptible").unwrap_or(true),
         time_limit: read_time_limit(table),
         max_failures: table.integer("max_failures", 0..=i64::from(u32::MAX)).unwrap_or(0) as u32,
         grace: read_grace(table).unwrap_or(DEFAULT_GRACE),
@@ -180,9 +194,18 @@ fn read_job(table: &Table<'_>, default_name: &str, work: Option<Work>) -> Option
 
 /// Where no work could be read the other keys are still no unknown ones.
 fn note_known_keys(table: &Table<'_>) {
-    for key in
-        ["name", "queue", "priority", "time_limit", "max_failures", "grace", "env", "secrets", "checkpoint"]
-    {
+    for key in [
+        "name",
+        "queue",
+        "priority",
+        "preemptible",
+        "time_limit",
+        "max_failures",
+        "grace",
+        "env",
+        "secrets",
+        "checkpoint",
+    ] {
         table.has(key);
     }
 }

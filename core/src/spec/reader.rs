@@ -305,7 +305,8 @@ impl<'d> Table<'d> {
         let name = self.text("name")?;
         if name.is_empty() || name.len() > JOB_NAME_BYTES || name.chars().any(char::is_control) {
             let bytes = name.len();
-            let message = format!("`name` has {bytes} bytes; it must have 1 to {JOB_NAME_BYTES}, none of them control");
+            let message =
+                format!("`name` has {bytes} bytes; it must have 1 to {JOB_NAME_BYTES}, none of them control");
             self.problem(self.span_of("name"), message);
             return None;
         }

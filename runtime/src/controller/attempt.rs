@@ -190,6 +190,7 @@ impl Controller {
         }
         job.reason = Reason::new("stopping", format!("being ended: {message}"));
         self.dirty.insert(id);
+        self.cluster.set_ending(attempt_id);
         let command = stop_command(&self.jobs[&id].job, attempt_id, &ending);
         let nodes = self.jobs[&id].job.run.iter().flat_map(|run| &run.nodes);
         let nodes: Vec<NodeName> =

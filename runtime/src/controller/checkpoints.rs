@@ -32,6 +32,9 @@ impl Controller {
             path: path.to_owned(),
             node: node.clone(),
         });
+        if let Some(holder) = self.cluster.holder_mut(attempt) {
+            holder.saved = at;
+        }
         let dropped = drop_worse(kept, &live.job.spec.checkpoint);
         self.dirty.insert(attempt.job);
         for old in dropped {

@@ -18,7 +18,7 @@ pub use requests::{Refusal, Submission};
 
 use crate::protocol::Command;
 use phalanx_core::id::AttemptId;
-use phalanx_core::{Ending, Job, JobId, JobState, NodeName, Reason, Time};
+use phalanx_core::{Attempt, AttemptState, Ending, Job, JobId, JobState, NodeName, Reason, Time};
 use phalanx_scheduler::{Cluster, Holder, Pending, Queue};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -103,6 +103,8 @@ pub struct Controller {
     queue: Queue,
     /// Something changed that may let a waiting gang start.
     replan: bool,
+    /// When the scheduler wants to be asked again even if nothing changes.
+    plan_at: Option<Time>,
     stopping: bool,
     dirty: BTreeSet<JobId>,
     effects: Effects,
@@ -124,6 +126,7 @@ impl Controller {
             cluster: Cluster::new(),
             queue: Queue::new(),
             replan: true,
+            plan_at: None,
             stopping: false,
             dirty: BTreeSet::new(),
             effects: Effects::default(),
@@ -146,7 +149,7 @@ impl Controller {
     fn bury(&mut self, now: Time, mut job: Job) {
         let text = "the `phalanx run` it belonged to was killed";
         if let (Some(_), Some(attempt)) = (job.run.take(), job.attempts.last_mut()) {
-            attempt.state = phalanx_core::AttemptState::Lost;
+            attempt.state = AttemptState::Lost;
             attempt.ended = Some(now);
             attempt.message = text.to_owned();
         }
@@ -168,6 +171,9 @@ impl Controller {
             // The node records are stored with the placements, so what was held then fits now.
             assert!(kept.is_ok(), "{attempt} does not fit where it was placed: {kept:?}");
             self.queue.note_started(id.0);
+            if job.run.as_ref().is_some_and(|run| run.ending.is_some()) {
+                self.cluster.set_ending(attempt);
+            }
         }
         self.jobs.insert(id, Live::new(job));
         self.sync_queue(id);
@@ -246,12 +252,13 @@ impl Controller {
     pub fn next_timer(&self) -> Option<Time> {
         let limits = self.jobs.values().filter_map(|live| time_limit_at(&live.job));
         let retries = self.jobs.values().filter_map(|live| live.retry_at);
-        limits.chain(retries).chain(self.node_timer()).min()
+        limits.chain(retries).chain(self.node_timer()).chain(self.plan_at).min()
     }
 
     /// Places what can be placed and hands out everything that has to happen since the last call.
     pub fn settle(&mut self, now: Time) -> Effects {
-        if self.replan && !self.stopping {
+        let due = self.plan_at.is_some_and(|at| at <= now);
+        if (self.replan || due) && !self.stopping {
             self.replan = false;
             self.plan(now);
         }
@@ -270,6 +277,7 @@ impl Controller {
     fn plan(&mut self, now: Time) {
         let plan = phalanx_scheduler::plan(now, &mut self.cluster, &mut self.queue);
         self.effects.planned = true;
+        self.plan_at = plan.wake.filter(|&at| at > now);
         for (id, reason) in plan.reasons {
             let reason = Reason::new(reason.code.as_str(), reason.text);
             if let Some(live) = self.jobs.get_mut(&id) {
@@ -277,9 +285,29 @@ impl Controller {
             }
             self.effects.reasons.push((id, reason));
         }
+        for eviction in plan.evictions {
+            self.make_way(eviction.attempt, Some(eviction.by), "gave its place to");
+        }
+        for resize in plan.resizes {
+            self.make_way(resize.attempt, resize.by, "gives workers back to");
+        }
         for (id, bundles) in plan.placements {
             self.place(now, id, &bundles);
         }
+    }
+
+    /// Ends an attempt for another gang, or to grow; it waits in its old place and goes on from its checkpoint.
+    fn make_way(&mut self, attempt: AttemptId, by: Option<JobId>, why: &str) {
+        let message = match by {
+            Some(by) => format!("{why} {by}"),
+            // Growing restarts every rank: without a checkpoint it would cost more than it brings.
+            None if self.jobs.get(&attempt.job).is_none_or(|live| live.job.checkpoints.is_empty()) => return,
+            None => "ends to go on with more workers".to_owned(),
+        };
+        if let Some(by) = by {
+            self.queue.promise(by);
+        }
+        self.end_attempt(attempt.job, Ending::Preempted, &message);
     }
 
     /// Makes the queue say what the job's state says: a waiting job is in it, any other is not.
@@ -316,8 +344,20 @@ fn pending(job: &Job) -> Pending {
     let mut pending = Pending::new(job.id, job.submitted, job.id.0, job.spec.gang.clone());
     pending.queue = job.spec.queue.clone();
     pending.priority = job.spec.priority;
+    pending.preemptible = job.spec.preemptible;
     pending.time_limit = job.spec.time_limit;
+    pending.preemptions =
+        job.attempts.iter().filter(|past| past.state == AttemptState::Preempted).count() as u32;
+    pending.attained = job.attempts.iter().map(|past| attained(job, past)).sum();
     pending
+}
+
+/// What an attempt that is over has had: GPU-seconds, or CPU-seconds where the gang asks for no GPU.
+fn attained(job: &Job, past: &Attempt) -> f64 {
+    let (Some(started), Some(ended)) = (past.started, past.ended) else { return 0.0 };
+    let each = &job.spec.gang.each;
+    let milli = if each.gpus.shares() > 0 { each.gpus.shares() } else { each.cpus.milli() };
+    ended.since(started).as_secs_f64() * past.ranks.len() as f64 * milli as f64 / 1000.0
 }
 
 /// When a job with an attempt under way reaches its time limit: what it has run so far counts over all attempts.

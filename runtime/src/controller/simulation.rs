@@ -186,7 +186,12 @@ impl World {
         }
         let controller = self.service.as_ref().unwrap();
         for view in controller.cluster().nodes() {
-            assert_eq!(view.cpus_free, Cpus::from_cores(CORES), "seed {seed}: {} gives nothing back", view.name);
+            assert_eq!(
+                view.cpus_free,
+                Cpus::from_cores(CORES),
+                "seed {seed}: {} gives nothing back",
+                view.name
+            );
         }
     }
 
@@ -198,7 +203,9 @@ impl World {
             Step::ToAgent { node, session, command } if self.hosts[&node].session == Some(session) => {
                 self.feed(&node, Input::Command(command));
             }
-            Step::AckTo { node, session, seq } if self.hosts[&node].session == Some(session) => self.ack(&node, seq),
+            Step::AckTo { node, session, seq } if self.hosts[&node].session == Some(session) => {
+                self.ack(&node, seq)
+            }
             Step::ToService { node, session, event } if self.hosts[&node].session == Some(session) => {
                 let through = event.seq;
                 self.serve(|controller, _| controller.happened(&node, &event));
@@ -216,14 +223,18 @@ impl World {
             Step::AgentUp(node) => self.agent_up(&node),
             Step::ServiceUp => self.service_up(),
             Step::ControllerTimer => drop(self.serve(|_, _| ())),
-            Step::RankStarts { node, incarnation, attempt, rank } => self.rank_starts(&node, incarnation, attempt, rank),
+            Step::RankStarts { node, incarnation, attempt, rank } => {
+                self.rank_starts(&node, incarnation, attempt, rank)
+            }
             Step::RankEnds { node, incarnation, attempt, rank, code } => {
                 self.rank_ends(&node, incarnation, attempt, rank, code);
             }
             Step::ProcessesDie { node, incarnation } => {
                 self.hosts.get_mut(&node).unwrap().ranks.retain(|_, started_by| *started_by != incarnation);
             }
-            Step::Input { node, incarnation, input } if self.runs(&node, incarnation) => self.feed(&node, input),
+            Step::Input { node, incarnation, input } if self.runs(&node, incarnation) => {
+                self.feed(&node, input)
+            }
             _ => {}
         }
     }
@@ -255,7 +266,11 @@ impl World {
         for (node, command) in effects.sends {
             let Some(session) = self.hosts[&node].session else { continue };
             if self.dice.chance(5) {
-                self.over_link(session, false, Step::ToAgent { node: node.clone(), session, command: command.clone() });
+                self.over_link(
+                    session,
+                    false,
+                    Step::ToAgent { node: node.clone(), session, command: command.clone() },
+                );
             }
             self.over_link(session, false, Step::ToAgent { node, session, command });
         }
@@ -270,11 +285,13 @@ impl World {
         let workers = 1 + self.dice.below(6);
         let failures = self.dice.below(3);
         let limit = if self.dice.chance(15) { "time_limit = \"40s\"\n" } else { "" };
+        let priority = self.dice.below(3);
         let text = format!(
-            "version = 1\ngrace = \"2s\"\nmax_failures = {failures}\n{limit}[gang]\nworkers = {workers}\n[program]\ncommand = [\"x\"]\n"
+            "version = 1\ngrace = \"2s\"\npriority = {priority}\nmax_failures = {failures}\n{limit}[gang]\nworkers = {workers}\n[program]\ncommand = [\"x\"]\n"
         );
         let spec = JobSpec::parse(&text, "job").unwrap();
-        match self.serve(|controller, now| controller.submit(now, Submission { spec, base_dir: "/".into() })) {
+        match self.serve(|controller, now| controller.submit(now, Submission { spec, base_dir: "/".into() }))
+        {
             Some(Ok(job)) => drop(self.promised.insert(job.id)),
             Some(Err(_)) | None => self.after(Duration::from_secs(1), Step::Submit),
         }
@@ -323,7 +340,8 @@ impl World {
         if self.service.is_some() {
             return;
         }
-        let jobs: Vec<Job> = self.disk.jobs.values().filter(|job| !job.state.is_terminal()).cloned().collect();
+        let jobs: Vec<Job> =
+            self.disk.jobs.values().filter(|job| !job.state.is_terminal()).cloned().collect();
         let next = self.disk.jobs.keys().last().map_or(1, |id| id.0 + 1);
         let nodes = self.disk.nodes.values().cloned().collect();
         self.service = Some(Controller::restore(config(), self.now, next, jobs, nodes));
@@ -349,8 +367,12 @@ impl World {
         host.alive = true;
         host.incarnation += 1;
         host.ranks.clear();
-        let said: BTreeSet<AttemptId> =
-            host.outbox.iter().filter(|event| matches!(event.what, Happening::Gone { .. })).map(|e| e.attempt).collect();
+        let said: BTreeSet<AttemptId> = host
+            .outbox
+            .iter()
+            .filter(|event| matches!(event.what, Happening::Gone { .. }))
+            .map(|e| e.attempt)
+            .collect();
         let cut = host.folders.difference(&said).copied().collect();
         let (machine, outputs) = AgentMachine::restore(said, cut);
         host.machine = machine;
@@ -374,7 +396,8 @@ impl World {
         }
         host.heard = now;
         self.after(NODE_TIMEOUT, Step::Alone(node.clone()));
-        let longest = if self.calm || self.dice.chance(70) { Duration::from_secs(3) } else { Duration::from_secs(60) };
+        let longest =
+            if self.calm || self.dice.chance(70) { Duration::from_secs(3) } else { Duration::from_secs(60) };
         let back = self.dice.up_to(longest);
         self.after(back, Step::Connect(node.clone()));
         true
@@ -397,7 +420,11 @@ impl World {
             node: node.clone(),
             incarnation: host.incarnation.to_string(),
             outbox: "o".to_owned(),
-            capacity: Capacity { cpus: Cpus::from_cores(CORES), memory_bytes: 1 << 30, ..Capacity::default() },
+            capacity: Capacity {
+                cpus: Cpus::from_cores(CORES),
+                memory_bytes: 1 << 30,
+                ..Capacity::default()
+            },
             attempts: host.machine.attempts(),
             address: node.to_string(),
         };
@@ -492,7 +519,13 @@ impl World {
         if code == 0 {
             self.ended_well.insert((attempt, rank));
         }
-        let exit = RankExit { rank, code, message: format!("exited with code {code}"), asked: false, not_started: false };
+        let exit = RankExit {
+            rank,
+            code,
+            message: format!("exited with code {code}"),
+            asked: false,
+            not_started: false,
+        };
         self.feed(node, Input::Exited { attempt, exit });
         if !self.hosts[node].ranks.keys().any(|(other, _)| *other == attempt) {
             self.later(node, Duration::from_millis(2), Input::Gone { attempt, unreaped: String::new() });
@@ -501,8 +534,12 @@ impl World {
 
     fn end(&mut self, node: &NodeName, attempt: AttemptId, grace: Duration) {
         let incarnation = self.hosts[node].incarnation;
-        let ranks: Vec<Rank> =
-            self.hosts[node].ranks.keys().filter(|(other, _)| *other == attempt).map(|&(_, rank)| rank).collect();
+        let ranks: Vec<Rank> = self.hosts[node]
+            .ranks
+            .keys()
+            .filter(|(other, _)| *other == attempt)
+            .map(|&(_, rank)| rank)
+            .collect();
         for rank in ranks {
             let ends = self.dice.up_to(grace.max(Duration::from_millis(1)));
             self.after(ends, Step::RankEnds { node: node.clone(), incarnation, attempt, rank, code: 143 });
@@ -547,7 +584,8 @@ impl World {
 
 #[test]
 fn whatever_is_killed_and_cut_every_promise_is_kept() {
-    let seeds = std::env::var("PHALANX_SIMULATION_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(300);
+    let seeds =
+        std::env::var("PHALANX_SIMULATION_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(300);
     let first = std::env::var("PHALANX_SIMULATION_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
     for seed in first..first + seeds {
         World::new(seed).run(seed);

@@ -372,3 +372,23 @@ fn the_jobs_of_a_killed_run_fail_and_those_of_a_service_wait_for_it() {
     assert_eq!((effects.jobs[0].job.state, effects.jobs[0].job.exit_code), (JobState::Failed, Some(125)));
     assert_eq!(controller.jobs().count(), 0);
 }
+
+#[test]
+fn a_gang_gives_way_to_one_of_higher_priority_and_keeps_its_place() {
+    let mut scene = Scene::new(&["a"]);
+    let low = scene.submit("[gang]\nworkers = 2\n");
+    scene.run_ranks("a", low, 0..2);
+    let stubborn = scene.submit("priority = 5\npreemptible = false\n[gang]\nworkers = 2\n");
+    assert!(matches!(scene.take_sent().last(), Some((_, Command::Stop { ask_first: true, .. }))));
+    scene.exit("a", low, 0, 143, true);
+    scene.exit("a", low, 1, 143, true);
+    scene.gone("a", low);
+    assert_eq!((scene.state(low), scene.stored[&low].failures), (JobState::Preempted, 0));
+    assert!(scene.stored[&low].attempts[0].message.contains(&stubborn.to_string()));
+    assert_eq!(scene.state(stubborn), JobState::Starting);
+    // What is not preemptible stays, whatever waits.
+    scene.run_ranks("a", stubborn, 0..2);
+    scene.take_sent();
+    scene.submit("priority = 9\n[gang]\nworkers = 2\n");
+    assert!(scene.take_sent().is_empty());
+}
