@@ -4,6 +4,8 @@
 //! sides may repeat themselves after a cut, and the controller and the agent can be driven by a simulator that loses,
 //! repeats and delays messages.
 
+pub mod wire;
+
 use crate::launch::Launch;
 use phalanx_core::id::AttemptId;
 use phalanx_core::resources::Capacity;

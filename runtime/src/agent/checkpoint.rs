@@ -1,0 +1,355 @@
+//! Checkpoints handed over by ranks: copied, synced, manifested, renamed into place, and deleted when told to.
+
+use phalanx_core::Rank;
+use phalanx_core::id::AttemptId;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The file that lists the others.
+pub const MANIFEST: &str = "manifest.json";
+/// Folders that are not finished begin like this.
+const STAGING: &str = "tmp-";
+const COPY_BYTES: usize = 1 << 20;
+/// Deepest nesting of folders in a checkpoint.
+const DEPTH: usize = 64;
+
+static STAGED: AtomicU64 = AtomicU64::new(0);
+
+/// Why a hand-over was refused, as its writer is told.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// Not what can be taken over.
+    #[error("`{}` {why}", .path.display())]
+    Unfit {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        why: &'static str,
+    },
+    /// Another rank has handed over this step.
+    #[error(
+        "rank {rank} has already handed over a checkpoint of step {step}; one rank hands over for the gang"
+    )]
+    Taken {
+        /// The other rank.
+        rank: Rank,
+        /// The step.
+        step: u64,
+    },
+    /// No room.
+    #[error("no space is left on the disk of `{}` for the checkpoint; free some and hand it over again", .0.display())]
+    Full(PathBuf),
+    /// The system refused.
+    #[error("cannot {what} `{}`: {error}", .path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+}
+
+/// The list of a checkpoint's files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The attempt that made it.
+    pub attempt: String,
+    /// The rank that handed it over.
+    pub rank: Rank,
+    /// The step it was made at.
+    pub step: u64,
+    /// Its files, by path.
+    pub files: Vec<ManifestFile>,
+}
+
+/// A file of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestFile {
+    /// Relative to the checkpoint's folder.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Its BLAKE3 hash in hexadecimal.
+    pub blake3: String,
+}
+
+/// The checkpoints in an agent's keeping.
+#[derive(Clone, Debug)]
+pub(super) struct Checkpoints {
+    root: PathBuf,
+}
+
+impl Checkpoints {
+    /// Opens the folder of checkpoints, made where it is missing; what an interrupted hand-over left is removed.
+    pub(super) fn open(root: PathBuf) -> io::Result<Checkpoints> {
+        fs::create_dir_all(&root)?;
+        for job in fs::read_dir(&root)?.flatten() {
+            for entry in fs::read_dir(job.path()).into_iter().flatten().flatten() {
+                if entry.file_name().to_string_lossy().starts_with(STAGING) {
+                    fs::remove_dir_all(entry.path())?;
+                }
+            }
+        }
+        Ok(Checkpoints { root })
+    }
+
+    /// Copies a finished folder; durable when this returns. A repetition by the same rank keeps the latest content.
+    pub(super) fn take(
+        &self,
+        attempt: AttemptId,
+        rank: Rank,
+        step: u64,
+        source: &Path,
+    ) -> Result<PathBuf, CheckpointError> {
+        let job = self.root.join(attempt.job.to_string());
+        let place = job.join(format!("{attempt}-{step:012}"));
+        if let Some(earlier) = read_manifest(&place).filter(|earlier| earlier.rank != rank) {
+            return Err(CheckpointError::Taken { rank: earlier.rank, step });
+        }
+        let new_job = !job.exists();
+        fs::create_dir_all(&job).map_err(|error| failed("make", &job, error))?;
+        if new_job {
+            sync(&self.root)?;
+        }
+        let staging =
+            job.join(format!("{STAGING}{attempt}-{step}-{rank}-{}", STAGED.fetch_add(1, Ordering::Relaxed)));
+        let manifest = Manifest { attempt: attempt.to_string(), rank, step, files: Vec::new() };
+        let taken =
+            stage(source, &staging, manifest).and_then(|manifest| publish(&staging, &place, &manifest));
+        // Moved away on success, replaced content on a repetition, half a copy on failure.
+        if staging.exists() {
+            let _ = fs::remove_dir_all(&staging);
+        }
+        taken.map(|()| place)
+    }
+
+    /// Deletes a checkpoint; what is not beneath the folder of checkpoints is left alone.
+    pub(super) fn drop(&self, path: &Path) {
+        let legal = path.strip_prefix(&self.root).is_ok_and(|below| {
+            let mut parts = below.components();
+            let plain = below.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+            plain && parts.nth(1).is_some() && parts.next().is_none()
+        });
+        if !legal {
+            tracing::warn!(path = %path.display(), "asked to delete what is no checkpoint");
+            return;
+        }
+        // Renamed first: a kill between the two leaves a leftover that the next start removes, never half a checkpoint.
+        let (Some(name), Some(job)) = (path.file_name(), path.parent()) else { return };
+        let doomed = job.join(format!("{STAGING}{}", name.to_string_lossy()));
+        if let Err(error) = fs::rename(path, &doomed).and_then(|()| fs::remove_dir_all(&doomed))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, path = %path.display(), "cannot delete a checkpoint");
+        }
+    }
+}
+
+fn read_manifest(place: &Path) -> Option<Manifest> {
+    serde_json::from_slice(&fs::read(place.join(MANIFEST)).ok()?).ok()
+}
+
+fn failed(what: &'static str, path: &Path, error: io::Error) -> CheckpointError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => CheckpointError::Full(path.to_owned()),
+        _ => CheckpointError::Io { what, path: path.to_owned(), error },
+    }
+}
+
+fn sync(path: &Path) -> Result<(), CheckpointError> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(|error| failed("sync", path, error))
+}
+
+/// Copies everything, each file and folder synced, and writes the manifest.
+fn stage(source: &Path, staging: &Path, mut manifest: Manifest) -> Result<Manifest, CheckpointError> {
+    let found = fs::symlink_metadata(source).map_err(|error| failed("find", source, error))?;
+    if !found.is_dir() {
+        return Err(unfit(source, "is no folder; hand over the folder that holds the checkpoint"));
+    }
+    copy_folder(source, staging, "", DEPTH, &mut manifest.files)?;
+    if manifest.files.is_empty() {
+        return Err(unfit(source, "holds no file; hand a checkpoint over when it is written"));
+    }
+    manifest.files.sort_by(|a, b| a.path.cmp(&b.path));
+    let path = staging.join(MANIFEST);
+    let text = serde_json::to_vec_pretty(&manifest).map_err(|error| failed("write", &path, error.into()))?;
+    let written =
+        File::create(&path).and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()));
+    written.map_err(|error| failed("write", &path, error))?;
+    sync(staging)?;
+    Ok(manifest)
+}
+
+fn unfit(path: &Path, why: &'static str) -> CheckpointError {
+    CheckpointError::Unfit { path: path.to_owned(), why }
+}
+
+fn copy_folder(
+    source: &Path,
+    target: &Path,
+    prefix: &str,
+    depth: usize,
+    files: &mut Vec<ManifestFile>,
+) -> Result<(), CheckpointError> {
+    if depth == 0 {
+        return Err(unfit(source, "is nested too deep for a checkpoint"));
+    }
+    fs::create_dir(target).map_err(|error| failed("make", target, error))?;
+    for entry in fs::read_dir(source).map_err(|error| failed("read", source, error))? {
+        let path = entry.map_err(|error| failed("read", source, error))?.path();
+        let name = path.file_name().unwrap_or_default();
+        let name = name.to_str().ok_or_else(|| unfit(&path, "has a name that is not UTF-8"))?;
+        let below = format!("{prefix}{name}");
+        let kind = fs::symlink_metadata(&path).map_err(|error| failed("read", &path, error))?.file_type();
+        match () {
+            () if kind.is_dir() => {
+                copy_folder(&path, &target.join(name), &format!("{below}/"), depth - 1, files)?
+            }
+            // One of an earlier checkpoint that was restored into this folder; ours takes its place.
+            () if below == MANIFEST => {}
+            () if kind.is_file() => files.push(copy_file(&path, &target.join(name), below)?),
+            () if kind.is_symlink() => {
+                return Err(unfit(&path, "is a symbolic link; a checkpoint holds files and folders"));
+            }
+            () => return Err(unfit(&path, "is neither file nor folder; a checkpoint holds nothing else")),
+        }
+    }
+    sync(target)
+}
+
+fn copy_file(source: &Path, target: &Path, path: String) -> Result<ManifestFile, CheckpointError> {
+    let mut from = File::open(source).map_err(|error| failed("read", source, error))?;
+    let mut to = File::create_new(target).map_err(|error| failed("write", target, error))?;
+    let (mut hasher, mut bytes, mut buffer) = (blake3::Hasher::new(), 0, vec![0; COPY_BYTES]);
+    loop {
+        let length = match from.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(failed("read", source, error)),
+        };
+        hasher.update(&buffer[..length]);
+        to.write_all(&buffer[..length]).map_err(|error| failed("write", target, error))?;
+        bytes += length as u64;
+    }
+    to.sync_all().map_err(|error| failed("sync", target, error))?;
+    Ok(ManifestFile { path, bytes, blake3: hasher.finalize().to_hex().to_string() })
+}
+
+/// Moves a staged folder into place; where an earlier one is there, the two change places in one step.
+fn publish(staging: &Path, place: &Path, manifest: &Manifest) -> Result<(), CheckpointError> {
+    match read_manifest(place) {
+        Some(earlier) if earlier == *manifest => return Ok(()),
+        Some(_) => nix::fcntl::renameat2(
+            nix::fcntl::AT_FDCWD,
+            staging,
+            nix::fcntl::AT_FDCWD,
+            place,
+            nix::fcntl::RenameFlags::RENAME_EXCHANGE,
+        )
+        .map_err(io::Error::from),
+        None => fs::rename(staging, place),
+    }
+    .map_err(|error| failed("move into place", place, error))?;
+    place.parent().map_or(Ok(()), sync)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use phalanx_core::JobId;
+
+    const ATTEMPT: AttemptId = AttemptId { job: JobId(2), number: 1 };
+
+    fn made() -> (tempfile::TempDir, Checkpoints, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::open(dir.path().join("checkpoints")).unwrap();
+        let source = dir.path().join("source");
+        fs::create_dir_all(source.join("deep")).unwrap();
+        fs::write(source.join("model"), b"weights").unwrap();
+        fs::write(source.join("deep/state"), vec![7; 3 << 20]).unwrap();
+        (dir, checkpoints, source)
+    }
+
+    #[test]
+    fn a_copy_with_a_manifest_that_later_changes_do_not_reach() {
+        let (_dir, checkpoints, source) = made();
+        let place = checkpoints.take(ATTEMPT, 0, 5, &source).unwrap();
+        assert!(place.ends_with("j2/j2.1-000000000005"), "{}", place.display());
+        fs::write(source.join("model"), b"changed").unwrap();
+        assert_eq!(fs::read(place.join("model")).unwrap(), b"weights");
+        let manifest = read_manifest(&place).unwrap();
+        let files: Vec<(&str, u64)> =
+            manifest.files.iter().map(|file| (&file.path[..], file.bytes)).collect();
+        assert_eq!(files, [("deep/state", 3 << 20), ("model", 7)]);
+        assert_eq!(manifest.files[1].blake3, blake3::hash(b"weights").to_hex().to_string());
+    }
+
+    #[test]
+    fn the_same_rank_may_repeat_itself_and_another_may_not() {
+        let (_dir, checkpoints, source) = made();
+        let place = checkpoints.take(ATTEMPT, 0, 5, &source).unwrap();
+        assert_eq!(checkpoints.take(ATTEMPT, 0, 5, &source).unwrap(), place);
+        fs::write(source.join("model"), b"better").unwrap();
+        checkpoints.take(ATTEMPT, 0, 5, &source).unwrap();
+        assert_eq!(fs::read(place.join("model")).unwrap(), b"better");
+        let error = checkpoints.take(ATTEMPT, 1, 5, &source).unwrap_err();
+        assert!(matches!(error, CheckpointError::Taken { rank: 0, step: 5 }));
+        assert_eq!(fs::read_dir(place.parent().unwrap()).unwrap().count(), 1, "no leftovers");
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_refused_and_leaves_nothing() {
+        let (dir, checkpoints, source) = made();
+        let refuse = |path: &Path, word: &str| {
+            let error = checkpoints.take(ATTEMPT, 0, 1, path).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        };
+        refuse(&dir.path().join("missing"), "missing");
+        refuse(&source.join("model"), "is no folder");
+        fs::create_dir_all(dir.path().join("empty/deeper")).unwrap();
+        refuse(&dir.path().join("empty"), "holds no file");
+        std::os::unix::fs::symlink("/etc", source.join("deep/link")).unwrap();
+        refuse(&source, "symbolic link");
+        fs::remove_file(source.join("deep/link")).unwrap();
+        nix::unistd::mkfifo(&source.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        refuse(&source, "neither file nor folder");
+        assert_eq!(fs::read_dir(dir.path().join("checkpoints/j2")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn interrupted_hand_overs_are_removed_at_the_next_start_and_whole_ones_stay() {
+        let (dir, checkpoints, source) = made();
+        let place = checkpoints.take(ATTEMPT, 0, 5, &source).unwrap();
+        fs::create_dir_all(place.with_file_name("tmp-j2.1-6-0-9/deep")).unwrap();
+        Checkpoints::open(dir.path().join("checkpoints")).unwrap();
+        assert!(place.join("model").exists());
+        assert_eq!(fs::read_dir(place.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn only_checkpoints_are_deleted() {
+        let (dir, checkpoints, source) = made();
+        let place = checkpoints.take(ATTEMPT, 0, 5, &source).unwrap();
+        let root = dir.path().join("checkpoints");
+        for path in [
+            &source,
+            &root,
+            &root.join("j2"),
+            &root.join("../source"),
+            &root.join("j2/../../source"),
+            &place.join("deep"),
+        ] {
+            checkpoints.drop(path);
+        }
+        assert!(source.join("model").exists() && place.join("deep/state").exists());
+        checkpoints.drop(&place);
+        assert!(!place.exists());
+        checkpoints.drop(&place);
+    }
+}

@@ -1,0 +1,280 @@
+//! The guard's loop: deaths of children, words of the agent, and the passing of time.
+
+use super::{FromGuard, Groups, MESSAGE_BYTES, ORPHANED_GRACE, Plan, ToGuard, rank, send, signal_name};
+use crate::agent::containment::{KILL_BOUND, Leaf, Process, descendants, signal_all};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{MsgFlags, recv};
+use phalanx_core::Rank;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// Between two looks while processes are being ended; children end with a signal, what only the cgroup holds does not.
+const LOOK: Duration = Duration::from_millis(20);
+/// Between two rounds of SIGKILL: a process may have been born beside the first.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Where the end of the attempt is.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    No,
+    /// SIGTERM has been sent.
+    Asked {
+        kill_at: Instant,
+    },
+    /// SIGKILL has been sent.
+    Killed {
+        again_at: Instant,
+        give_up_at: Instant,
+    },
+}
+
+struct Rankling {
+    rank: Rank,
+    memory: Option<Leaf>,
+}
+
+pub(super) struct Guard {
+    plan: Plan,
+    socket: OwnedFd,
+    agent_lives: bool,
+    deaths: SignalFd,
+    leaf: Option<Leaf>,
+    ranks: BTreeMap<i32, Rankling>,
+    end: End,
+}
+
+impl Guard {
+    pub(super) fn new(plan: Plan, socket: OwnedFd) -> io::Result<Guard> {
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGCHLD);
+        mask.thread_block()?;
+        ignore_requests_to_end();
+        let deaths = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let leaf = plan.leaf.clone().map(Leaf::at);
+        Ok(Guard { plan, socket, agent_lives: true, deaths, leaf, ranks: BTreeMap::new(), end: End::No })
+    }
+
+    pub(super) fn run(mut self) -> io::Result<()> {
+        self.start();
+        loop {
+            self.reap();
+            let gone = self.all_gone();
+            if gone {
+                break;
+            }
+            if self.ranks.is_empty() && matches!(self.end, End::No) {
+                // Every rank ended by itself: what it left behind is not wanted.
+                self.end_within(self.plan.grace);
+            }
+            if self.pass_time() {
+                break;
+            }
+            self.wait()?;
+        }
+        let unreaped = self.left().into_iter().filter_map(Process::read).map(|process| process.describe());
+        let unreaped = unreaped.collect::<Vec<_>>().join(", ");
+        if let Some(leaf) = &self.leaf {
+            leaf.remove();
+        }
+        self.tell(&FromGuard::Gone { unreaped });
+        Ok(())
+    }
+
+    fn tell(&self, message: &FromGuard) {
+        send(self.socket.as_fd(), message, &[]);
+    }
+
+    fn start(&mut self) {
+        for index in 0..self.plan.ranks.len() {
+            let number = self.plan.ranks[index].rank;
+            let memory = self.memory_group(number);
+            match rank::start(&self.plan, &self.plan.ranks[index], self.leaf.as_ref(), memory) {
+                Ok(running) => {
+                    let pid = running.child.id();
+                    let message = FromGuard::Started { rank: number, pid };
+                    let descriptors = [running.stdout.as_raw_fd(), running.stderr.as_raw_fd()];
+                    send(self.socket.as_fd(), &message, &descriptors);
+                    self.ranks.insert(pid as i32, Rankling { rank: number, memory: running.memory });
+                }
+                Err(why) => {
+                    let message =
+                        FromGuard::NotStarted { rank: number, code: why.code, message: why.message };
+                    self.tell(&message);
+                }
+            }
+        }
+    }
+
+    fn memory_group(&self, rank: Rank) -> Option<Leaf> {
+        if self.plan.memory_bytes == 0 {
+            return None;
+        }
+        let path = match self.plan.memory_groups.as_ref()? {
+            Groups::BeneathLeaf => self.plan.leaf.as_ref()?.join(format!("rank-{rank}")),
+            Groups::Named(path) => path.with_file_name(format!("{}-{rank}", path.file_name()?.to_str()?)),
+        };
+        let leaf = Leaf::create(path).ok()?;
+        match leaf.limit_memory(self.plan.memory_bytes) {
+            Ok(()) => Some(leaf),
+            Err(error) => {
+                eprintln!("phalanx guard: no cgroup for the memory of rank {rank}: {error}");
+                leaf.remove();
+                None
+            }
+        }
+    }
+
+    /// Reaps every child that has ended, ranks and orphans alike.
+    #[allow(unsafe_code)]
+    fn reap(&mut self) {
+        while let Ok(Some(_)) = self.deaths.read_signal() {}
+        loop {
+            let mut status = 0;
+            // SAFETY: `status` is a valid place for the answer. `nix` cannot tell of real-time signals.
+            let pid = unsafe { nix::libc::waitpid(-1, &raw mut status, nix::libc::WNOHANG) };
+            if pid <= 0 {
+                return;
+            }
+            if let Some(ended) = self.ranks.remove(&pid) {
+                let (code, message) = describe(status, ended.memory.as_ref());
+                self.tell(&FromGuard::Exited { rank: ended.rank, code, message });
+                if let Some(memory) = ended.memory {
+                    memory.remove();
+                }
+            }
+        }
+    }
+
+    /// No child, and nothing in the leaf that escaped being one.
+    #[allow(unsafe_code)]
+    fn all_gone(&self) -> bool {
+        // SAFETY: asks without taking anything; the place for details may be null.
+        let children = unsafe {
+            let flags = nix::libc::WEXITED | nix::libc::WNOHANG | nix::libc::WNOWAIT;
+            nix::libc::waitid(nix::libc::P_ALL, 0, std::ptr::null_mut(), flags)
+        };
+        let none = children == -1 && Errno::last() == Errno::ECHILD;
+        none && self.leaf.as_ref().is_none_or(|leaf| !leaf.is_populated())
+    }
+
+    /// What is left of the attempt.
+    fn left(&self) -> BTreeSet<i32> {
+        let mut left = descendants(std::process::id() as i32);
+        left.extend(self.leaf.iter().flat_map(Leaf::processes));
+        left
+    }
+
+    fn end_within(&mut self, grace: Duration) {
+        let kill_at = Instant::now() + grace;
+        match self.end {
+            End::No => {
+                signal_all(self.left(), Signal::SIGTERM);
+                self.end = End::Asked { kill_at };
+            }
+            End::Asked { kill_at: earlier } => self.end = End::Asked { kill_at: kill_at.min(earlier) },
+            End::Killed { .. } => {}
+        }
+    }
+
+    fn kill(&self) {
+        if let Some(leaf) = &self.leaf {
+            leaf.kill();
+        }
+        signal_all(self.left(), Signal::SIGKILL);
+    }
+
+    /// True when what is left has to be given up.
+    fn pass_time(&mut self) -> bool {
+        let now = Instant::now();
+        match self.end {
+            End::Asked { kill_at } if now >= kill_at => {
+                self.kill();
+                self.end = End::Killed { again_at: now + AGAIN, give_up_at: now + KILL_BOUND };
+                false
+            }
+            End::Killed { give_up_at, .. } if now >= give_up_at => true,
+            End::Killed { again_at, give_up_at } if now >= again_at => {
+                self.kill();
+                self.end = End::Killed { again_at: now + AGAIN, give_up_at };
+                false
+            }
+            _ => false,
+        }
+    }
+
+    fn wait(&mut self) -> io::Result<()> {
+        let now = Instant::now();
+        let timeout = match self.end {
+            End::No => PollTimeout::NONE,
+            End::Asked { kill_at } => {
+                let longest = if self.ranks.is_empty() { LOOK } else { Duration::from_secs(1) };
+                poll_timeout(kill_at.saturating_duration_since(now).min(longest))
+            }
+            End::Killed { again_at, .. } => poll_timeout(again_at.saturating_duration_since(now).min(LOOK)),
+        };
+        let deaths = PollFd::new(self.deaths.as_fd(), PollFlags::POLLIN);
+        let heard = {
+            let mut all = [deaths, PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            let watched = if self.agent_lives { &mut all[..] } else { &mut all[..1] };
+            match poll(watched, timeout) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            self.agent_lives && all[1].revents().is_some_and(|events| !events.is_empty())
+        };
+        if heard {
+            self.listen();
+        }
+        Ok(())
+    }
+
+    fn listen(&mut self) {
+        let mut buffer = vec![0; MESSAGE_BYTES];
+        match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Ok(length) if length > 0 => match serde_json::from_slice(&buffer[..length]) {
+                Ok(ToGuard::End { grace }) => self.end_within(grace),
+                Err(error) => {
+                    eprintln!("phalanx guard: the agent said something that means nothing: {error}")
+                }
+            },
+            // The agent is dead: the ranks end with it.
+            _ => {
+                self.agent_lives = false;
+                self.end_within(self.plan.grace.min(ORPHANED_GRACE));
+            }
+        }
+    }
+}
+
+/// Rounded up, so that a wait never ends just before what it waits for.
+fn poll_timeout(duration: Duration) -> PollTimeout {
+    PollTimeout::try_from(duration + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+}
+
+/// Only the agent ends an attempt; whoever signals whole groups or cgroups reaches the agent too.
+#[allow(unsafe_code)]
+fn ignore_requests_to_end() {
+    for each in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGPIPE] {
+        // SAFETY: an ignored signal runs no code of ours; ranks get the default back before their exec.
+        let _ = unsafe { signal(each, SigHandler::SigIgn) };
+    }
+}
+
+fn describe(status: i32, memory: Option<&Leaf>) -> (i32, String) {
+    if nix::libc::WIFEXITED(status) {
+        let code = nix::libc::WEXITSTATUS(status);
+        return (code, format!("exited with code {code}"));
+    }
+    let signal = nix::libc::WTERMSIG(status);
+    let code = 128 + signal;
+    if signal == nix::libc::SIGKILL && memory.is_some_and(Leaf::ran_out_of_memory) {
+        return (code, "out of memory: killed at the limit that `gang.memory` sets".to_owned());
+    }
+    (code, format!("killed by signal {}", signal_name(signal)))
+}

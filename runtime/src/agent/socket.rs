@@ -1,0 +1,331 @@
+//! The socket on which a rank reports and hands checkpoints over: newline-delimited JSON, one socket a rank, so that it
+//! is known who speaks.
+
+use super::checkpoint::Checkpoints;
+use super::outbox::Outbox;
+use crate::protocol::Happening;
+use phalanx_core::Rank;
+use phalanx_core::id::AttemptId;
+use phalanx_core::limits::SOCKET_LINE_BYTES;
+use phalanx_core::report::{Answer, Checkpoint, Report, Request, parse_line};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Steps of a rank that are remembered in order to count each once.
+const STEPS: usize = 1024;
+/// How long a connection may stay silent after every process of the attempt is gone.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long the end of an attempt waits for a checkpoint that is being copied.
+const COPY_BOUND: Duration = Duration::from_secs(600);
+
+/// The sockets of an attempt's ranks on this node.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    shared: Arc<Shared>,
+    tasks: TaskTracker,
+    /// Every process of the attempt is gone.
+    closing: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Shared {
+    attempt: AttemptId,
+    outbox: Arc<Outbox>,
+    checkpoints: Checkpoints,
+    stop: AtomicBool,
+    spoken: AtomicBool,
+}
+
+/// What a rank has reported, over all its connections.
+#[derive(Debug, Default)]
+struct Reported {
+    last: Option<u64>,
+    steps: BTreeMap<u64, BTreeSet<String>>,
+}
+
+impl Reported {
+    /// The report's step and those of its values that are news.
+    fn take(&mut self, report: Report) -> (u64, BTreeMap<String, f64>) {
+        let step = report.step.unwrap_or_else(|| self.last.map_or(1, |last| last.saturating_add(1)));
+        self.last = Some(step);
+        let names = self.steps.entry(step).or_default();
+        let news = report.metrics.into_iter().filter(|(name, _)| names.insert(name.clone()));
+        let news = news.map(|(name, value)| (name, value.0)).collect();
+        if self.steps.len() > STEPS {
+            self.steps.pop_first();
+        }
+        (step, news)
+    }
+}
+
+impl Sockets {
+    /// Sockets for one attempt; none is open yet.
+    pub(super) fn new(attempt: AttemptId, outbox: Arc<Outbox>, checkpoints: Checkpoints) -> Sockets {
+        let (stop, spoken) = (AtomicBool::new(false), AtomicBool::new(false));
+        let shared = Arc::new(Shared { attempt, outbox, checkpoints, stop, spoken });
+        Sockets { shared, tasks: TaskTracker::new(), closing: CancellationToken::new() }
+    }
+
+    /// Opens the socket of a rank.
+    pub(super) fn open(&self, rank: Rank, path: &Path) -> io::Result<()> {
+        let listener = UnixListener::bind(path)?;
+        let (shared, tasks, closing) = (self.shared.clone(), self.tasks.clone(), self.closing.clone());
+        self.tasks.spawn(accept(listener, rank, shared, tasks, closing));
+        Ok(())
+    }
+
+    /// Every answer from now on says that the end is wished for. Whether any rank has ever spoken.
+    pub(super) fn ask_to_stop(&self) -> bool {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.spoken.load(Ordering::Relaxed)
+    }
+
+    /// Takes in what the ranks, all gone by now, had still said, and closes.
+    pub(super) async fn finish(self) {
+        self.closing.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(COPY_BOUND, self.tasks.wait()).await.is_err() {
+            tracing::error!(attempt = %self.shared.attempt, "a checkpoint took too long to copy and is given up");
+        }
+    }
+}
+
+/// Cancel: `closing`, after what waits to be accepted has been. Error: a connection that cannot be taken is left.
+async fn accept(
+    listener: UnixListener,
+    rank: Rank,
+    shared: Arc<Shared>,
+    tasks: TaskTracker,
+    closing: CancellationToken,
+) {
+    let reported = Arc::new(Mutex::new(Reported::default()));
+    let serve = |stream: UnixStream| {
+        let (shared, reported, closing) = (shared.clone(), reported.clone(), closing.clone());
+        tasks.spawn(Connection { rank, shared, reported, closing }.run(stream));
+    };
+    loop {
+        tokio::select! {
+            () = closing.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => serve(stream),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept on a rank's socket");
+                    tokio::time::sleep(LAST_WORDS).await;
+                }
+            },
+        }
+    }
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((stream, _)) = listener.accept() {
+        if stream.set_nonblocking(true).is_ok()
+            && let Ok(stream) = UnixStream::from_std(stream)
+        {
+            serve(stream);
+        }
+    }
+}
+
+struct Connection {
+    rank: Rank,
+    shared: Arc<Shared>,
+    reported: Arc<Mutex<Reported>>,
+    closing: CancellationToken,
+}
+
+impl Connection {
+    /// Cancel: the attempt's end, after a last silence. Error: a broken connection ends it; its rank connects again.
+    async fn run(self, stream: UnixStream) {
+        let (reader, mut writer) = stream.into_split();
+        let mut reader = BufReader::new(reader);
+        loop {
+            let line = tokio::select! {
+                line = read_line(&mut reader) => line,
+                () = async {
+                    self.closing.cancelled().await;
+                    tokio::time::sleep(LAST_WORDS).await;
+                } => return,
+            };
+            let answer = match line {
+                Ok(Some(Line::Whole(line))) => self.answer(&line).await,
+                Ok(Some(Line::TooLong)) => {
+                    let error = format!("a line has at most {SOCKET_LINE_BYTES} bytes");
+                    Answer::Refused { error }
+                }
+                Ok(None) | Err(_) => return,
+            };
+            let Ok(mut text) = serde_json::to_vec(&answer) else { return };
+            text.push(b'\n');
+            // One that does not read its answer may still have more to say.
+            let _ = writer.write_all(&text).await;
+        }
+    }
+
+    async fn answer(&self, line: &[u8]) -> Answer {
+        self.shared.spoken.store(true, Ordering::Relaxed);
+        let taken = match parse_line(line) {
+            Ok(Request::Report(report)) => {
+                self.report(report).await;
+                Ok(())
+            }
+            Ok(Request::Checkpoint(checkpoint)) => self.checkpoint(checkpoint).await,
+            Err(error) => Err(error),
+        };
+        match taken {
+            Ok(()) => Answer::Taken { ok: true, stop: self.shared.stop.load(Ordering::Relaxed) },
+            Err(error) => Answer::Refused { error },
+        }
+    }
+
+    async fn report(&self, report: Report) {
+        self.shared.outbox.room().await;
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        let (step, metrics) = reported.take(report);
+        if !metrics.is_empty() {
+            self.shared
+                .outbox
+                .say(self.shared.attempt, &Happening::Report { rank: self.rank, step, metrics });
+        }
+    }
+
+    async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<(), String> {
+        let (checkpoints, attempt, rank) = (self.shared.checkpoints.clone(), self.shared.attempt, self.rank);
+        let Checkpoint { step, path } = checkpoint;
+        let copy = tokio::task::spawn_blocking(move || checkpoints.take(attempt, rank, step, &path));
+        let taken = copy.await.map_err(|error| format!("the copy failed: {error}; hand it over again"))?;
+        let path = taken.map_err(|error| error.to_string())?;
+        self.shared.outbox.say(attempt, &Happening::Checkpoint { step, path });
+        Ok(())
+    }
+}
+
+enum Line {
+    Whole(Vec<u8>),
+    /// It was longer than a line may be; what follows is the next one.
+    TooLong,
+}
+
+/// Reads up to a newline or the end; `None` at the end.
+async fn read_line(reader: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<Line>> {
+    let (mut line, mut too_long) = (Vec::new(), false);
+    loop {
+        let bytes = reader.fill_buf().await?;
+        if bytes.is_empty() {
+            return Ok((!line.is_empty() && !too_long).then_some(Line::Whole(line)));
+        }
+        let end = bytes.iter().position(|&byte| byte == b'\n');
+        let part = &bytes[..end.unwrap_or(bytes.len())];
+        too_long |= line.len() + part.len() > SOCKET_LINE_BYTES;
+        if too_long {
+            line = Vec::new();
+        } else {
+            line.extend_from_slice(part);
+        }
+        let used = end.map_or(bytes.len(), |end| end + 1);
+        reader.consume(used);
+        if end.is_some() {
+            return Ok(Some(if too_long { Line::TooLong } else { Line::Whole(line) }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use phalanx_core::JobId;
+    use tokio::io::AsyncReadExt;
+
+    async fn opened() -> (tempfile::TempDir, Sockets, Arc<Outbox>, UnixStream) {
+        let dir = tempfile::tempdir().unwrap();
+        let outbox = Arc::new(Outbox::open(&dir.path().join("outbox")).unwrap().0);
+        let checkpoints = Checkpoints::open(dir.path().join("checkpoints")).unwrap();
+        let attempt = AttemptId { job: JobId(1), number: 1 };
+        let sockets = Sockets::new(attempt, outbox.clone(), checkpoints);
+        sockets.open(3, &dir.path().join("s")).unwrap();
+        let stream = UnixStream::connect(dir.path().join("s")).await.unwrap();
+        (dir, sockets, outbox, stream)
+    }
+
+    async fn say(stream: &mut UnixStream, line: &[u8]) -> String {
+        stream.write_all(line).await.unwrap();
+        let mut answer = Vec::new();
+        while answer.last() != Some(&b'\n') {
+            answer.push(stream.read_u8().await.unwrap());
+        }
+        String::from_utf8(answer).unwrap()
+    }
+
+    fn report(event: &phalanx_api::v1::AgentEvent) -> (u64, Vec<(&str, f64)>) {
+        let Some(phalanx_api::v1::agent_event::Event::Report(report)) = &event.event else {
+            panic!("{event:?}")
+        };
+        assert_eq!(report.rank, 3);
+        (report.step, report.metrics.iter().map(|(name, &value)| (&name[..], value)).collect())
+    }
+
+    const OK: &str = "{\"ok\":true,\"stop\":false}\n";
+
+    #[tokio::test]
+    async fn each_step_counts_once_and_other_names_are_kept() {
+        let (_dir, _sockets, outbox, mut stream) = opened().await;
+        for line in [
+            &br#"{"report":{"step":3,"metrics":{"a":1}}}"#[..],
+            br#"{"report":{"step":3,"metrics":{"a":1}}}"#,
+            br#"{"report":{"step":3,"metrics":{"a":9,"b":2}}}"#,
+            br#"{"report":{"metrics":{"a":4}}}"#,
+        ] {
+            assert_eq!(say(&mut stream, &[line, b"\n"].concat()).await, OK);
+        }
+        let events = outbox.after(0, 1 << 20).await;
+        let found: Vec<_> = events.iter().map(report).collect();
+        assert_eq!(found, [(3, vec![("a", 1.0)]), (3, vec![("b", 2.0)]), (4, vec![("a", 4.0)])]);
+    }
+
+    #[tokio::test]
+    async fn bad_and_endless_lines_are_refused_and_the_next_one_counts() {
+        let (dir, sockets, outbox, mut stream) = opened().await;
+        assert!(say(&mut stream, b"hello\n").await.starts_with("{\"error\":"));
+        let mut long = vec![b' '; SOCKET_LINE_BYTES + 1];
+        long.push(b'\n');
+        assert!(say(&mut stream, &long).await.contains("at most 1048576 bytes"));
+        let missing =
+            format!("{{\"checkpoint\":{{\"step\":1,\"path\":\"{}\"}}}}\n", dir.path().join("no").display());
+        assert!(say(&mut stream, missing.as_bytes()).await.contains("cannot find"));
+        assert!(outbox.is_empty());
+        assert!(sockets.ask_to_stop(), "it has spoken");
+        let answer = say(&mut stream, b"{\"report\":{\"metrics\":{\"a\":1}}}\n").await;
+        assert_eq!(answer, "{\"ok\":true,\"stop\":true}\n");
+    }
+
+    #[tokio::test]
+    async fn last_words_of_the_dead_are_heard() {
+        let (dir, sockets, outbox, mut stream) = opened().await;
+        stream.write_all(b"{\"report\":{\"step\":1,\"metrics\":{\"a\":1}}}\n").await.unwrap();
+        drop(stream);
+        let mut late = std::os::unix::net::UnixStream::connect(dir.path().join("s")).unwrap();
+        io::Write::write_all(&mut late, b"{\"report\":{\"step\":2,\"metrics\":{\"a\":1}}}").unwrap();
+        drop(late);
+        sockets.finish().await;
+        assert_eq!(outbox.after(0, 1 << 20).await.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_checkpoint_is_answered_when_it_is_in_place() {
+        let (dir, _sockets, outbox, mut stream) = opened().await;
+        let source = dir.path().join("source");
+        std::fs::create_dir(&source).unwrap();
+        std::fs::write(source.join("w"), b"1").unwrap();
+        let line = format!("{{\"checkpoint\":{{\"step\":4,\"path\":\"{}\"}}}}\n", source.display());
+        assert_eq!(say(&mut stream, line.as_bytes()).await, OK);
+        let events = outbox.after(0, 1 << 20).await;
+        let Some(phalanx_api::v1::agent_event::Event::Checkpoint(taken)) = &events[0].event else { panic!() };
+        assert_eq!(std::fs::read(Path::new(&taken.path).join("w")).unwrap(), b"1");
+    }
+}

@@ -1,0 +1,339 @@
+//! One attempt on this node: its folder, its guard, the pipes and sockets of its ranks.
+
+mod link;
+
+use super::checkpoint::Checkpoints;
+use super::containment::{Containment, KILL_BOUND, Leaf, MemoryGroups, Process, end_processes, processes};
+use super::environment::{Places, of_rank};
+use super::guard::{FromGuard, Groups, Plan, RankPlan, ToGuard};
+use super::logs::{LogReader, Source};
+use super::machine::Input;
+use super::outbox::Outbox;
+use super::places::AttemptPlaces;
+use super::socket::Sockets;
+use crate::launch::{Launch, LaunchWork};
+use crate::protocol::RankExit;
+use link::GuardLink;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+use phalanx_core::Rank;
+use phalanx_core::id::AttemptId;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// How much longer than its own bounds a guard may take before it is taken for stuck.
+const GUARD_MARGIN: Duration = Duration::from_secs(5);
+/// The code of a rank whose guard was killed under it.
+const KILLED_CODE: i32 = 137;
+
+/// What all attempts of an agent share.
+#[derive(Debug)]
+pub(super) struct Ground {
+    pub(super) data_dir: PathBuf,
+    /// The binary that has the subcommands `guard` and `worker`.
+    pub(super) program: PathBuf,
+    pub(super) containment: Containment,
+    pub(super) memory_groups: MemoryGroups,
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) checkpoints: Checkpoints,
+    /// Guards that live: the only children that this agent wants.
+    pub(super) guards: Mutex<BTreeSet<i32>>,
+}
+
+#[derive(Debug)]
+enum Order {
+    Ask(Duration),
+    End(Duration),
+}
+
+/// The way to an attempt under way.
+#[derive(Debug)]
+pub(super) struct Supervisor {
+    orders: mpsc::UnboundedSender<Order>,
+}
+
+impl Supervisor {
+    /// Starts an attempt's ranks. What comes of it is told to `inputs`; the last of it is `Gone` or `LaunchFailed`.
+    pub(super) fn start(
+        ground: Arc<Ground>,
+        launch: Box<Launch>,
+        inputs: mpsc::UnboundedSender<Input>,
+    ) -> Supervisor {
+        let (orders, inbox) = mpsc::unbounded_channel();
+        tokio::spawn(supervise(ground, launch, inputs, inbox));
+        Supervisor { orders }
+    }
+
+    /// Tells the ranks over their sockets to end.
+    pub(super) fn ask(&self, grace: Duration) {
+        // One that is done needs no asking.
+        let _ = self.orders.send(Order::Ask(grace));
+    }
+
+    /// SIGTERM, and SIGKILL after the grace.
+    pub(super) fn end(&self, grace: Duration) {
+        let _ = self.orders.send(Order::End(grace));
+    }
+}
+
+/// Cancel: never; an attempt ends by its orders. Error: told as `LaunchFailed`, or as exits with a message.
+async fn supervise(
+    ground: Arc<Ground>,
+    launch: Box<Launch>,
+    inputs: mpsc::UnboundedSender<Input>,
+    orders: mpsc::UnboundedReceiver<Order>,
+) {
+    let attempt = launch.attempt;
+    let places = AttemptPlaces::of(&ground.data_dir, attempt);
+    let prepared = Attempt::prepare(&ground, &launch, &places, inputs.clone());
+    let outcome = match prepared {
+        Ok(running) => {
+            let unreaped = running.run(orders).await;
+            Input::Gone { attempt, unreaped }
+        }
+        Err(error) => Input::LaunchFailed { attempt, message: format!("cannot prepare its start: {error}") },
+    };
+    let removed = tokio::task::spawn_blocking(move || places.remove()).await;
+    if let Ok(Err(error)) = removed {
+        tracing::warn!(%error, %attempt, "cannot remove an attempt's folder; the next start of the agent tries again");
+    }
+    // An agent that is going away asks nobody.
+    let _ = inputs.send(outcome);
+}
+
+struct Attempt {
+    ground: Arc<Ground>,
+    attempt: AttemptId,
+    grace: Duration,
+    inputs: mpsc::UnboundedSender<Input>,
+    guard: GuardLink,
+    leaf: Option<Leaf>,
+    sockets: Sockets,
+    readers: Vec<LogReader>,
+    /// Ranks that have not ended.
+    open: BTreeSet<Rank>,
+    unreaped: Option<String>,
+}
+
+impl Attempt {
+    fn prepare(
+        ground: &Arc<Ground>,
+        launch: &Launch,
+        places: &AttemptPlaces,
+        inputs: mpsc::UnboundedSender<Input>,
+    ) -> io::Result<Attempt> {
+        places.make()?;
+        let sockets = Sockets::new(launch.attempt, ground.outbox.clone(), ground.checkpoints.clone());
+        for rank in &launch.ranks {
+            sockets.open(rank.rank, &places.socket(rank.rank))?;
+        }
+        let leaf = match &ground.containment {
+            Containment::Cgroup(parent) => {
+                let path = parent.join(places.group_name());
+                places.note_group(&path)?;
+                Some((Leaf::create(path.clone())?, path))
+            }
+            Containment::Subreaper => None,
+        };
+        let (leaf, leaf_path) = leaf.unzip();
+        let plan = plan(ground, launch, places, leaf_path)?;
+        let guard = GuardLink::start(&ground.program, &plan)?;
+        ground.guards.lock().unwrap_or_else(PoisonError::into_inner).insert(guard.pid());
+        Ok(Attempt {
+            ground: ground.clone(),
+            attempt: launch.attempt,
+            grace: launch.grace,
+            inputs,
+            guard,
+            leaf,
+            sockets,
+            readers: Vec::new(),
+            open: launch.ranks.iter().map(|rank| rank.rank).collect(),
+            unreaped: None,
+        })
+    }
+
+    fn tell(&self, input: Input) {
+        // An agent that is going away asks nobody.
+        let _ = self.inputs.send(input);
+    }
+
+    /// Until no process is left; what could not be ended.
+    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) -> String {
+        let never = Instant::now() + Duration::from_secs(365 * 24 * 3600);
+        let (mut asked_until, mut stuck_at) = (never, never);
+        loop {
+            tokio::select! {
+                heard = self.guard.receive() => match heard {
+                    Ok(Some((message, pipes))) => self.heard(message, pipes).await,
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::error!(%error, attempt = %self.attempt, "cannot hear a guard; it is ended");
+                        self.guard.kill();
+                        break;
+                    }
+                },
+                Some(order) = orders.recv() => match order {
+                    Order::Ask(grace) if self.sockets.ask_to_stop() => asked_until = Instant::now() + grace,
+                    Order::Ask(_) => self.tell(Input::AskedLongEnough(self.attempt)),
+                    Order::End(grace) => {
+                        self.guard.say(ToGuard::End { grace });
+                        stuck_at = stuck_at.min(Instant::now() + grace + KILL_BOUND + GUARD_MARGIN);
+                    }
+                },
+                () = sleep_until(asked_until) => {
+                    asked_until = never;
+                    self.tell(Input::AskedLongEnough(self.attempt));
+                }
+                () = sleep_until(stuck_at) => {
+                    tracing::error!(attempt = %self.attempt, "a guard is stuck; it is killed");
+                    self.guard.kill();
+                    stuck_at = never;
+                }
+            }
+            if self.open.is_empty() && stuck_at == never {
+                stuck_at = Instant::now() + self.grace + KILL_BOUND + GUARD_MARGIN;
+            }
+        }
+        self.finish().await
+    }
+
+    async fn heard(&mut self, message: FromGuard, pipes: Vec<OwnedFd>) {
+        let attempt = self.attempt;
+        match message {
+            FromGuard::Started { rank, pid } => {
+                for (pipe, stderr) in pipes.into_iter().zip([false, true]) {
+                    let source = Source { attempt, rank, stderr };
+                    match LogReader::start(source, pipe, self.ground.outbox.clone()) {
+                        Ok(reader) => self.readers.push(reader),
+                        Err(error) => tracing::error!(%error, ?source, "cannot read what a rank writes"),
+                    }
+                }
+                self.tell(Input::Started { attempt, rank, pid });
+            }
+            FromGuard::NotStarted { rank, code, message } => {
+                self.exited(RankExit { rank, code, message, asked: false, not_started: true }).await;
+            }
+            FromGuard::Exited { rank, code, message } => {
+                self.exited(RankExit { rank, code, message, asked: false, not_started: false }).await;
+            }
+            FromGuard::Gone { unreaped } => self.unreaped = Some(unreaped),
+        }
+    }
+
+    async fn exited(&mut self, exit: RankExit) {
+        for reader in self.readers.iter().filter(|reader| reader.rank == exit.rank) {
+            reader.drain().await;
+        }
+        self.open.remove(&exit.rank);
+        self.tell(Input::Exited { attempt: self.attempt, exit });
+    }
+
+    async fn finish(mut self) -> String {
+        let pid = self.guard.pid();
+        if timeout(GUARD_MARGIN, self.guard.ended()).await.is_err() {
+            self.guard.kill();
+            // A killed process that is not reaped at once is reaped by the runtime later.
+            let _ = timeout(GUARD_MARGIN, self.guard.ended()).await;
+        }
+        self.ground.guards.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
+        let unreaped = match self.unreaped.take() {
+            Some(unreaped) => unreaped,
+            None => self.avenge().await,
+        };
+        for reader in std::mem::take(&mut self.readers) {
+            reader.finish().await;
+        }
+        self.sockets.finish().await;
+        for rank in self.open {
+            let message = "killed by signal 9 (SIGKILL): the process that guarded it was killed".to_owned();
+            let exit = RankExit { rank, code: KILLED_CODE, message, asked: false, not_started: false };
+            // An agent that is going away asks nobody.
+            let _ = self.inputs.send(Input::Exited { attempt: self.attempt, exit });
+        }
+        unreaped
+    }
+
+    /// The guard was killed: this process inherits its orphans, and ends them.
+    async fn avenge(&self) -> String {
+        let (ground, leaf, since) = (self.ground.clone(), self.leaf.clone(), self.guard.started());
+        let ended = tokio::task::spawn_blocking(move || match leaf {
+            Some(leaf) => {
+                let left = leaf.clear();
+                reap_adopted(&ground, since);
+                left
+            }
+            None => end_processes(|| adopted(&ground, since)),
+        });
+        let left = ended.await.unwrap_or_default();
+        left.into_iter().filter_map(Process::read).map(|left| left.describe()).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Children of this process that are no guards and younger than the one that died.
+fn adopted(ground: &Ground, since: u64) -> BTreeSet<i32> {
+    let me = std::process::id() as i32;
+    let guards = ground.guards.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let all = processes();
+    let mut found: BTreeSet<i32> = BTreeSet::new();
+    let mut open: Vec<i32> = all
+        .iter()
+        .filter(|one| one.parent == me && one.started >= since && !guards.contains(&one.pid))
+        .map(|one| one.pid)
+        .collect();
+    while let Some(pid) = open.pop() {
+        if found.insert(pid) {
+            open.extend(all.iter().filter(|one| one.parent == pid).map(|one| one.pid));
+        }
+    }
+    found
+}
+
+/// Where the cgroup has ended them all, their remains are still this process' to take.
+fn reap_adopted(ground: &Ground, since: u64) {
+    let adopted = adopted(ground, since);
+    for dead in processes().into_iter().filter(|one| one.state == 'Z' && adopted.contains(&one.pid)) {
+        // Taken by somebody else is as good.
+        let _ = waitpid(Pid::from_raw(dead.pid), Some(WaitPidFlag::WNOHANG));
+    }
+}
+
+fn plan(ground: &Ground, launch: &Launch, places: &AttemptPlaces, leaf: Option<PathBuf>) -> io::Result<Plan> {
+    let command = match &launch.work {
+        LaunchWork::Program(command) => command.iter().map(OsString::from).collect(),
+        LaunchWork::Worker(spec) => {
+            let file = places.scratch().join("worker.json");
+            std::fs::write(&file, serde_json::to_vec(spec)?)?;
+            vec![ground.program.clone().into(), "worker".into(), "--spec".into(), file.into()]
+        }
+    };
+    let rank = |(local, rank)| rank_plan(launch, places, local, rank);
+    Ok(Plan {
+        leaf,
+        memory_groups: Groups::of(&ground.memory_groups, &places.group_name()),
+        grace: launch.grace,
+        memory_bytes: launch.memory_bytes,
+        workdir: launch.workdir.clone(),
+        command,
+        ranks: launch.ranks.iter().enumerate().map(rank).collect(),
+    })
+}
+
+fn rank_plan(
+    launch: &Launch,
+    places: &AttemptPlaces,
+    local: usize,
+    rank: &crate::launch::RankLaunch,
+) -> RankPlan {
+    let socket = places.socket(rank.rank);
+    let at = Places { socket: &socket, scratch: Path::new(places.scratch()) };
+    let env = of_rank(launch, local, rank, at, std::env::vars_os());
+    RankPlan { rank: rank.rank, env: env.into_iter().collect() }
+}

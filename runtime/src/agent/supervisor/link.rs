@@ -1,0 +1,134 @@
+//! The agent's end of a guard: its process and the packet socket to it.
+
+use crate::agent::containment::Process;
+use crate::agent::guard::{FromGuard, MESSAGE_BYTES, Plan, ToGuard};
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::socket::{
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, send, socketpair,
+};
+use std::fs::File;
+use std::io::{self, IoSliceMut, Seek, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::process::Stdio;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::process::{Child, Command};
+
+/// Descriptors that come with a rank's start: its stdout and its stderr.
+const PIPES: usize = 2;
+
+pub(super) struct GuardLink {
+    child: Child,
+    pid: i32,
+    started: u64,
+    socket: AsyncFd<OwnedFd>,
+}
+
+impl GuardLink {
+    /// Starts a guard with a plan.
+    pub(super) fn start(program: &Path, plan: &Plan) -> io::Result<GuardLink> {
+        let mut file = File::from(memfd_create(c"phalanx-plan", MFdFlags::MFD_CLOEXEC)?);
+        file.write_all(&serde_json::to_vec(plan)?)?;
+        file.rewind()?;
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+        nix::fcntl::fcntl(&ours, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
+        let socket = watched(ours)?;
+        // The command is dropped here, and with it our copy of the guard's end: its death is the end of the stream.
+        let child = Command::new(program)
+            .arg("guard")
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(file))
+            .stdout(Stdio::from(theirs))
+            .spawn()
+            .map_err(|error| {
+                io::Error::new(error.kind(), format!("cannot start `{}`: {error}", program.display()))
+            })?;
+        let pid = child.id().unwrap_or_default() as i32;
+        let started = Process::read(pid).map_or(0, |process| process.started);
+        Ok(GuardLink { child, pid, started, socket })
+    }
+
+    pub(super) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// When it was started, in the kernel's ticks.
+    pub(super) fn started(&self) -> u64 {
+        self.started
+    }
+
+    /// The next message and the descriptors that came with it; `None` once the guard is gone.
+    pub(super) async fn receive(&self) -> io::Result<Option<(FromGuard, Vec<OwnedFd>)>> {
+        loop {
+            let mut ready = self.socket.readable().await?;
+            match ready.try_io(|socket| receive(socket.as_raw_fd())) {
+                Ok(received) => {
+                    let (text, pipes) = received?;
+                    if text.is_empty() {
+                        return Ok(None);
+                    }
+                    return Ok(Some((serde_json::from_slice(&text)?, pipes)));
+                }
+                Err(_would_block) => {}
+            }
+        }
+    }
+
+    pub(super) fn say(&self, message: ToGuard) {
+        let Ok(text) = serde_json::to_vec(&message) else { return };
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        if let Err(error) = send(self.socket.as_raw_fd(), &text, flags) {
+            // A guard that is gone has nothing left to end; one that does not listen is found to be stuck.
+            tracing::debug!(%error, "a guard does not listen");
+        }
+    }
+
+    pub(super) fn kill(&mut self) {
+        // It may have ended meanwhile.
+        let _ = self.child.start_kill();
+    }
+
+    /// Waits for its process.
+    pub(super) async fn ended(&mut self) {
+        if let Err(error) = self.child.wait().await {
+            tracing::warn!(%error, "cannot wait for a guard");
+        }
+    }
+}
+
+#[allow(unsafe_code)]
+fn watched(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned, stays the same one and is closed by the `AsyncFd` alone.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
+}
+
+#[allow(unsafe_code)]
+fn receive(socket: RawFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let mut text = vec![0; MESSAGE_BYTES];
+    let mut space = cmsg_space!([RawFd; PIPES]);
+    let (length, pipes) = loop {
+        let mut parts = [IoSliceMut::new(&mut text)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+        let received = match recvmsg::<()>(socket, &mut parts, Some(&mut space), flags) {
+            Err(Errno::EINTR) => continue,
+            other => other?,
+        };
+        let mut pipes = Vec::new();
+        for message in received.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(descriptors) = message {
+                // SAFETY: the kernel has just made these descriptors for us, and nobody else knows them.
+                pipes.extend(
+                    descriptors.into_iter().map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) }),
+                );
+            }
+        }
+        break (received.bytes, pipes);
+    };
+    text.truncate(length);
+    Ok((text, pipes))
+}
