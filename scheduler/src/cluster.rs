@@ -340,6 +340,11 @@ impl Cluster {
         }
     }
 
+    /// Queues that have held something.
+    pub(crate) fn queues(&self) -> impl Iterator<Item = &str> {
+        self.usage.keys().map(String::as_str)
+    }
+
     pub(crate) fn usage(&self, queue: &str) -> Option<&Usage> {
         self.usage.get(queue)
     }

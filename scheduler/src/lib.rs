@@ -22,6 +22,7 @@ mod preempt;
 mod queue;
 mod reason;
 mod reserve;
+pub mod simulate;
 
 pub use amounts::{Amounts, Kind};
 pub use bundle::{Bundle, Holder};
