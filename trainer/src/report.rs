@@ -89,9 +89,12 @@ enum Message {
     Flush(SyncSender<()>),
 }
 
+/// The thread that delivers, and the way to it.
+type Worker = (SyncSender<Message>, JoinHandle<Result<(), Error>>);
+
 /// Reports metrics from a thread of its own, in order; outside a job it does nothing.
 pub(crate) struct Reporter {
-    worker: Option<(SyncSender<Message>, JoinHandle<Result<(), Error>>)>,
+    worker: Option<Worker>,
     stop: Arc<AtomicBool>,
 }
 

@@ -22,6 +22,9 @@ use std::time::Instant;
 /// Progress lines of a run, at most about so many.
 const PROGRESS_LINES: u64 = 20;
 
+/// Most parameters of a model: 4 GiB of them.
+const PARAMETERS: usize = 1 << 30;
+
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
@@ -42,8 +45,14 @@ pub struct Outcome {
 pub fn run(spec: &WorkerSpec, environment: &Environment) -> Result<Outcome, Error> {
     let mut run = Run::start(spec, environment)?;
     run.announce();
-    let stopped = run.train()?;
-    run.end(stopped)
+    match run.train() {
+        Ok(stopped) => run.end(stopped),
+        Err(error) => {
+            // What was measured before it is worth having; the error at hand says more than one from here.
+            let _ = run.reporter.flush();
+            Err(error)
+        }
+    }
 }
 
 struct Run<'a> {
@@ -62,11 +71,15 @@ struct Run<'a> {
     gang: Gang,
     reporter: Reporter,
     checkpoints: Option<Writer>,
+    /// The step of the checkpoint that this process started from.
+    restored: Option<u64>,
     terminated: Arc<AtomicBool>,
     loss: Option<f64>,
     judgement: Option<Judgement>,
     /// When the throughput was last measured, and the samples since.
     measured: (Instant, u64),
+    /// The step of the last progress line.
+    printed: u64,
 }
 
 impl<'a> Run<'a> {
@@ -75,7 +88,7 @@ impl<'a> Run<'a> {
         set_threads(train, environment);
         let data = Dataset::read(&train.data, train.loss, &spec.base_dir, train.seed)?;
         check(train, &data, environment)?;
-        let (model_name, mut engine) = build(train, &data);
+        let (model_name, mut engine) = build(train, &data)?;
         let parameters = engine.parameters().len();
         let mut optimizer = Optimizer::new(train.optimizer, parameters);
         let data_hash = data.fingerprint().to_hex().to_string();
@@ -112,10 +125,12 @@ impl<'a> Run<'a> {
             position,
             reporter: Reporter::new(environment.socket.clone().filter(|_| leads)),
             checkpoints,
+            restored: loaded.map(|loaded| loaded.state.position.step),
             terminated: on_sigterm()?,
             loss: None,
             judgement: None,
             measured: (Instant::now(), 0),
+            printed: position.step,
         })
     }
 
@@ -196,10 +211,13 @@ impl<'a> Run<'a> {
     }
 
     fn diverged(&mut self, loss: f64, step: u64) -> Error {
-        let last_checkpoint = match self.checkpoints.as_mut().map(|writer| (writer.finish(), writer.latest()))
-        {
-            Some((Ok(()), Some(step))) => format!("the last checkpoint is of step {step}"),
-            _ => "there is no checkpoint".to_owned(),
+        let written = match &mut self.checkpoints {
+            Some(writer) => writer.finish().ok().and_then(|()| writer.latest()),
+            None => None,
+        };
+        let last_checkpoint = match written.or(self.restored) {
+            Some(step) => format!("the last checkpoint is of step {step}"),
+            None => "there is no checkpoint".to_owned(),
         };
         Error::Diverged { loss, step, last_checkpoint }
     }
@@ -273,13 +291,11 @@ impl<'a> Run<'a> {
         print(&line);
     }
 
-    fn print_progress(&self) {
-        let every = (self.total_steps / PROGRESS_LINES).max(1);
-        let before = self.position.step - 1;
-        let last_judged = before - before % self.train.eval_every.unwrap_or(self.sampler.steps_per_epoch());
-        if !self.done() && self.position.step / every == last_judged / every {
+    fn print_progress(&mut self) {
+        if !self.done() && self.position.step < self.printed + self.total_steps / PROGRESS_LINES {
             return;
         }
+        self.printed = self.position.step;
         let mut line = format!("step {}/{}", self.position.step, self.total_steps);
         line.push_str(&format!("  epoch {}", self.position.epoch));
         if let Some(loss) = self.loss {
@@ -349,7 +365,7 @@ fn check(train: &TrainSpec, data: &Dataset, environment: &Environment) -> Result
 }
 
 /// The model that the specification asks for, and its name in checkpoints.
-fn build(train: &TrainSpec, data: &Dataset) -> (String, Box<dyn Engine>) {
+fn build(train: &TrainSpec, data: &Dataset) -> Result<(String, Box<dyn Engine>), Error> {
     let mut widths = vec![data.width()];
     let (kind, activation) = match &train.model {
         ModelSpec::Linear => ("linear", Activation::Relu),
@@ -359,6 +375,12 @@ fn build(train: &TrainSpec, data: &Dataset) -> (String, Box<dyn Engine>) {
         }
     };
     widths.push(data.outputs());
+    let count: usize = widths.windows(2).map(|pair| (pair[0] + 1) * pair[1]).sum();
+    if count > PARAMETERS {
+        return Err(Error::Configuration(format!(
+            "`train.model` has {count} parameters; the limit is {PARAMETERS}; make `hidden` smaller"
+        )));
+    }
     let shape = widths.iter().map(ToString::to_string).collect::<Vec<_>>().join("-");
     let name = match (kind, activation) {
         ("linear", _) => format!("linear {shape}"),
@@ -366,7 +388,7 @@ fn build(train: &TrainSpec, data: &Dataset) -> (String, Box<dyn Engine>) {
         (_, Activation::Gelu) => format!("mlp {shape} gelu"),
         (_, Activation::Tanh) => format!("mlp {shape} tanh"),
     };
-    (name, Box::new(Mlp::new(&widths, activation, data.loss, train.seed)))
+    Ok((name, Box::new(Mlp::new(&widths, activation, data.loss, train.seed))))
 }
 
 /// What all ranks must have in common.

@@ -246,6 +246,9 @@ fn any_number_of_workers_has_the_same_losses() {
     for world in [2, 4, 8] {
         assert_eq!(losses(world, &train), alone, "{world} workers");
     }
+    let agent = Agent::new(None);
+    let error = message(&run(&agent, &job(&agent, &train, ""), 3, None)[0]);
+    assert!(error.contains("which 3 workers cannot share evenly; use 1, 2, 4 or 8"), "{error}");
     // Shards change the order of sums, not the run.
     for ((step, found), (_, expected)) in losses(1, TRAIN).iter().zip(&alone) {
         assert!((found - expected).abs() <= 1e-4 * expected.abs(), "step {step}");
@@ -328,6 +331,8 @@ fn damaged_and_foreign_checkpoints_are_refused() {
         );
     }
     refused(&file, &|folder| fs::write(folder.join("checksums.b3"), "?").unwrap(), "checksums.b3 is damaged");
+    let other_list = |folder: &Path| fs::write(folder.join("manifest.json"), "{\"files\": []}").unwrap();
+    refused(&file, &other_list, "model.safetensors is damaged");
     for (from, to, expected) in [
         ("[24]", "[25]", "the model was `mlp 6-24-3 relu` and is now `mlp 6-25-3 relu`"),
         ("\"adam\"", "\"adamw\"", "the optimizer was `adam` and is now `adamw`"),
@@ -420,6 +425,21 @@ fn a_loss_that_is_no_number_stops_the_run() {
         "{error}"
     );
     assert!(error.contains("there is no checkpoint; lower `optimizer.lr`"), "{error}");
+
+    // One step is fine, and makes a checkpoint; the next ones are not.
+    let agent = Agent::new(None);
+    let train =
+        format!("{train}schedule = {{ kind = \"step\", every = 1, gamma = 1e36 }}").replace("1e30", "1e-6");
+    let train = train.replace("schedule = { kind = \"cosine\", warmup = 3 }", "");
+    let error = message(&run(&agent, &job(&agent, &train, "[checkpoint]\nevery_steps = 1"), 2, None)[0]);
+    let last = agent.heard().checkpoints.last().unwrap().0;
+    assert!(error.contains(&format!("the last checkpoint is of step {last}; lower")), "{error}");
+    let loaded = fs::read(agent.checkpoint(last).join("model.safetensors")).unwrap();
+    let model = safetensors::SafeTensors::deserialize(&loaded).unwrap();
+    for (name, tensor) in model.tensors() {
+        let (words, _) = tensor.data().as_chunks::<4>();
+        assert!(words.iter().all(|word| f32::from_le_bytes(*word).is_finite()), "{name}");
+    }
 }
 
 #[test]
@@ -430,6 +450,9 @@ fn what_the_data_cannot_give_is_refused() {
         error,
         "error: `train.batch_size` is 323, and the training part of blobs.csv has 322 rows; make it at most 322\n"
     );
+    let wide = TRAIN.replace("[24]", "[65536, 65536]");
+    let error = message(&run(&agent, &job(&agent, &wide, ""), 1, None)[0]);
+    assert!(error.contains("the limit is 1073741824; make `hidden` smaller"), "{error}");
     let error = message(&run(&agent, &job(&agent, &TRAIN.replace("\"kind\"", "\"sort\""), ""), 1, None)[0]);
     assert!(
         error.starts_with("error: blobs.csv, line 1: there is no column `sort` (`data.target`)"),

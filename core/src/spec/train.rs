@@ -457,3 +457,42 @@ fn read_schedule(table: Table<'_>) -> Option<Schedule> {
     table.finish();
     Some(schedule)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::JobSpec;
+    use crate::spec::Work;
+
+    fn parse(gang: &str, train: &str) -> Result<super::TrainSpec, String> {
+        let data = r#"data = { kind = "csv", path = "a.csv", target = "y" }"#;
+        let text = format!("version = 1\n[gang]\n{gang}\n[train]\nmodel = {{ kind = \"linear\" }}\n{data}\n{train}\n");
+        match JobSpec::parse(&text, "job").map_err(|problems| problems.render("job.toml", &text))?.work {
+            Work::Train(train) => Ok(*train),
+            Work::Program(_) => unreachable!("the file has [train]"),
+        }
+    }
+
+    #[test]
+    fn logical_shards_need_a_gang_that_divides_them() {
+        let train = "epochs = 1\ndeterministic = \"logical-shards\"";
+        for workers in [1, 2, 4, 8] {
+            assert!(parse(&format!("workers = {workers}"), train).unwrap().logical_shards);
+        }
+        let error = parse("workers = 3", train).unwrap_err();
+        assert!(error.contains("8 shards, which 3 workers cannot share evenly"), "{error}");
+        assert!(parse("workers = 3", "epochs = 1").is_ok());
+    }
+
+    #[test]
+    fn a_worker_specification_survives_its_json() {
+        let train = parse("workers = 2", "steps = 7\nclip = 0.3\noptimizer = { kind = \"lion\" }").unwrap();
+        let spec = super::WorkerSpec {
+            name: "n".to_owned(),
+            train,
+            checkpoint: Default::default(),
+            base_dir: "/x y".into(),
+        };
+        let json = serde_json::to_string(&spec).unwrap();
+        assert_eq!(serde_json::from_str::<super::WorkerSpec>(&json).unwrap(), spec);
+    }
+}

@@ -273,7 +273,7 @@ mod tests {
                 let sum = model.forward_backward(&data, &rows, 0.5, &mut gradient, Write::Set);
                 assert!((sum - total(&mut model, &data, &rows)).abs() < 1e-5);
                 let mut off = 0;
-                for at in 0..gradient.len() {
+                for (at, &slope) in gradient.iter().enumerate() {
                     const STEP: f32 = 2e-3;
                     let middle = model.parameters()[at];
                     model.parameters_mut()[at] = middle + STEP;
@@ -282,7 +282,7 @@ mod tests {
                     let down = total(&mut model, &data, &rows);
                     model.parameters_mut()[at] = middle;
                     let difference = 0.5 * (up - down) / (2.0 * f64::from(STEP));
-                    let error = (difference - f64::from(gradient[at])).abs();
+                    let error = (difference - f64::from(slope)).abs();
                     off += usize::from(error > 2e-3 * difference.abs().max(0.2));
                 }
                 // A step across a kink (relu, mae) shows as a difference that no slope has.
