@@ -118,7 +118,8 @@ async fn steps(records: &Records, job: u64) -> Vec<(u64, u64, Vec<String>)> {
 
 pub(super) async fn jobs_come_back_and_can_be_paged(backend: &impl Backend) {
     let state = backend.state().await;
-    let states = [JobState::Succeeded, JobState::Queued, JobState::Running, JobState::Failed, JobState::Paused];
+    let states =
+        [JobState::Succeeded, JobState::Queued, JobState::Running, JobState::Failed, JobState::Paused];
     let writes: Vec<Write> = (1..).zip(states).map(|(id, state)| save(id, state, true)).collect();
     state.commit(&writes).await.unwrap();
     drop(state);
@@ -175,7 +176,11 @@ pub(super) async fn old_changes_go(backend: &impl Backend) {
 
 pub(super) async fn a_request_is_remembered_and_never_replaced(backend: &impl Backend) {
     let state = backend.state().await;
-    let request = |byte: u8, job| Write::Request { request_id: "r".to_owned(), fingerprint: [byte; 32], job: JobId(job) };
+    let request = |byte: u8, job| Write::Request {
+        request_id: "r".to_owned(),
+        fingerprint: [byte; 32],
+        job: JobId(job),
+    };
     assert_eq!(state.request("r").await.unwrap(), None);
     state.commit(&[save(1, JobState::Queued, true), request(7, 1)]).await.unwrap();
     assert!(state.commit(&[save(2, JobState::Queued, true), request(8, 2)]).await.is_err());
@@ -226,7 +231,10 @@ pub(super) async fn lines_are_numbered_and_come_back_whole(backend: &impl Backen
     odd.attempt = attempt(1, 2);
     let mut other = line(3, "other");
     other.attempt = attempt(2, 1);
-    records.append(&batch(vec![line(1, ""), odd, other, line(4, b"\xff\r\0".to_vec())], vec![])).await.unwrap();
+    records
+        .append(&batch(vec![line(1, ""), odd, other, line(4, b"\xff\r\0".to_vec())], vec![]))
+        .await
+        .unwrap();
     drop(records);
     let records = backend.records(RecordLimits::default()).await;
     records.append(&batch(vec![line(5, "after")], vec![])).await.unwrap();
@@ -235,7 +243,10 @@ pub(super) async fn lines_are_numbered_and_come_back_whole(backend: &impl Backen
     assert_eq!(seqs, [1, 2, 3, 4]);
     assert_eq!((rows[1].line.clone(), rows[1].rank, rows[1].attempt), (long, 3, 2));
     assert_eq!((rows[1].stderr, rows[1].partial, rows[1].newline), (true, true, false));
-    assert_eq!((rows[2].line.as_slice(), rows[2].time), (b"\xff\r\0".as_slice(), Time::from_micros(1_000_004)));
+    assert_eq!(
+        (rows[2].line.as_slice(), rows[2].time),
+        (b"\xff\r\0".as_slice(), Time::from_micros(1_000_004))
+    );
     assert_eq!(rows[3].line, b"after");
     assert_eq!(texts(&records, 2).await, [(1, "other".to_owned())]);
     assert_eq!(records.last_seq(JobId(1)).await.unwrap(), (4, 0));
@@ -252,7 +263,10 @@ pub(super) async fn a_redelivered_batch_counts_once(backend: &impl Backend) {
             records = backend.records(RecordLimits::default()).await;
         }
         records.append(&first).await.unwrap();
-        let more = batch(vec![line(3, "b"), line(4, "c")], vec![point(2, 1, &[("x", 1.0)]), point(5, 2, &[("x", 2.0)])]);
+        let more = batch(
+            vec![line(3, "b"), line(4, "c")],
+            vec![point(2, 1, &[("x", 1.0)]), point(5, 2, &[("x", 2.0)])],
+        );
         records.append(&more).await.unwrap();
         let wanted = ["a", "b", "c"].map(str::to_owned);
         assert_eq!(texts(&records, 1).await, (1..).zip(wanted).collect::<Vec<_>>());
@@ -309,9 +323,12 @@ pub(super) async fn one_rank_or_attempt_can_be_read_alone(backend: &impl Backend
     for chunk in lines.chunks(50) {
         records.append(&batch(chunk.to_vec(), vec![])).await.unwrap();
     }
-    for (rank, number) in [(Some(1), None), (Some(64), Some(1)), (None, Some(2)), (Some(7), None), (None, Some(3))] {
+    for (rank, number) in
+        [(Some(1), None), (Some(64), Some(1)), (None, Some(2)), (Some(7), None), (None, Some(3))]
+    {
         let wanted = |line: &&NewLine| {
-            rank.is_none_or(|rank| line.chunk.rank == rank) && number.is_none_or(|number| line.attempt.number == number)
+            rank.is_none_or(|rank| line.chunk.rank == rank)
+                && number.is_none_or(|number| line.attempt.number == number)
         };
         let wanted: Vec<u64> = lines.iter().filter(wanted).map(|line| line.event).collect();
         let rows = records.lines(JobId(1), 0, u32::MAX, usize::MAX, rank, number).await.unwrap();
@@ -360,12 +377,16 @@ pub(super) async fn a_step_counts_once(backend: &impl Backend) {
     let report = |event, step| point(event, step, &[("x", step as f64)]);
     // Twice in one batch, again in a later one, and after a restart; steps going back are not repeats.
     records.append(&batch(vec![], vec![report(1, 5), report(2, 5), report(3, 2)])).await.unwrap();
-    records.append(&batch(vec![], vec![report(4, 2), report(5, 3), report(6, 3), report(7, 9)])).await.unwrap();
+    records
+        .append(&batch(vec![], vec![report(4, 2), report(5, 3), report(6, 3), report(7, 9)]))
+        .await
+        .unwrap();
     drop(records);
     records = backend.records(RecordLimits::default()).await;
     let again = vec![report(8, 9), report(9, 5), report(10, 1), report(11, u64::MAX), report(12, u64::MAX)];
     records.append(&batch(vec![], again)).await.unwrap();
-    let found: Vec<(u64, u64)> = steps(&records, 1).await.into_iter().map(|(seq, step, _)| (seq, step)).collect();
+    let found: Vec<(u64, u64)> =
+        steps(&records, 1).await.into_iter().map(|(seq, step, _)| (seq, step)).collect();
     assert_eq!(found, (1..).zip([5, 2, 3, 9, 1, u64::MAX]).collect::<Vec<_>>());
     // Another rank, attempt or job is another series.
     let mut others = vec![report(20, 5), report(21, 5), report(22, 5)];
@@ -389,7 +410,12 @@ pub(super) async fn later_names_at_an_earlier_step_count(backend: &impl Backend)
     ];
     records.append(&batch(vec![], reports)).await.unwrap();
     let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
-    let wanted = [(1, 1, names(&["loss"])), (2, 2, names(&["loss"])), (3, 1, names(&["acc"])), (4, 2, names(&["acc"]))];
+    let wanted = [
+        (1, 1, names(&["loss"])),
+        (2, 2, names(&["loss"])),
+        (3, 1, names(&["acc"])),
+        (4, 2, names(&["acc"])),
+    ];
     assert_eq!(steps(&records, 1).await, wanted);
     let rows = records.points(JobId(1), 0, u32::MAX, None, None).await.unwrap();
     assert_eq!(rows[1].metrics["loss"], 1.0, "the first counts");
@@ -398,7 +424,8 @@ pub(super) async fn later_names_at_an_earlier_step_count(backend: &impl Backend)
 pub(super) async fn points_come_back_to_the_bit(backend: &impl Backend) {
     let records = backend.records(RecordLimits::default()).await;
     let odd = [f64::NAN, -f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.0, 5e-324, 0.1 + 0.2];
-    let metrics: BTreeMap<String, f64> = (0..).zip(odd).map(|(n, value): (u32, f64)| (format!("µ/{n}"), value)).collect();
+    let metrics: BTreeMap<String, f64> =
+        (0..).zip(odd).map(|(n, value): (u32, f64)| (format!("µ/{n}"), value)).collect();
     let mut report = point(1, 1, &[]);
     report.metrics.clone_from(&metrics);
     records.append(&batch(vec![], vec![report])).await.unwrap();
@@ -412,7 +439,8 @@ pub(super) async fn points_come_back_to_the_bit(backend: &impl Backend) {
 
 pub(super) async fn too_many_names_are_dropped(backend: &impl Backend) {
     let records = backend.records(RecordLimits { metric_names_per_job: 2, ..RecordLimits::default() }).await;
-    let reports = vec![point(1, 1, &[("a", 1.0), ("b", 1.0), ("c", 1.0)]), point(2, 2, &[("b", 2.0), ("d", 2.0)])];
+    let reports =
+        vec![point(1, 1, &[("a", 1.0), ("b", 1.0), ("c", 1.0)]), point(2, 2, &[("b", 2.0), ("d", 2.0)])];
     records.append(&batch(vec![], reports)).await.unwrap();
     let names: Vec<Vec<String>> = steps(&records, 1).await.into_iter().map(|(_, _, names)| names).collect();
     assert_eq!(names, [vec!["a".to_owned(), "b".to_owned()], vec!["b".to_owned()]]);
@@ -427,7 +455,10 @@ pub(super) async fn the_latest_value_is_known(backend: &impl Backend) {
     assert_eq!(latest(&records, 1, "x").await, None);
     let mut other_rank = point(3, 1, &[("x", 3.0)]);
     other_rank.rank = 1;
-    records.append(&batch(vec![], vec![point(1, 8, &[("x", 1.0)]), point(2, 4, &[("x", 2.0)]), other_rank])).await.unwrap();
+    records
+        .append(&batch(vec![], vec![point(1, 8, &[("x", 1.0)]), point(2, 4, &[("x", 2.0)]), other_rank]))
+        .await
+        .unwrap();
     assert_eq!(latest(&records, 1, "x").await, Some((1, 3.0)));
     // A repeat is no later value.
     records.append(&batch(vec![], vec![point(4, 8, &[("x", 9.0), ("y", 4.0)])])).await.unwrap();
@@ -501,7 +532,7 @@ pub(super) async fn a_cut_append_leaves_nothing(backend: &impl Backend) {
     }
     records.append(&big).await.unwrap();
     let seqs: Vec<u64> = texts(&records, 1).await.into_iter().map(|(seq, _)| seq).collect();
-    assert_eq!(seqs, (1..=2000).collect::<Vec<_>>());
+    assert!(seqs.iter().copied().eq(1..=2000), "{} lines", seqs.len());
 }
 
 pub(super) async fn readers_and_a_writer_do_not_wait_for_each_other(backend: &impl Backend) {

@@ -2,11 +2,12 @@
 
 use super::error::StoreError;
 use sqlx::sqlite::{
-    SqliteAutoVacuum, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
-    SqliteSynchronous,
+    SqliteAutoVacuum, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool,
+    SqlitePoolOptions, SqliteSynchronous,
 };
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use std::fs::OpenOptions;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,8 +21,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const READER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Rows that are read ahead of the one looked at; they may be large, and most readers stop early.
 const ROWS_AHEAD: usize = 2;
-/// The write-ahead log is cut back to this when it has been longer.
-const LOG_BYTES: &str = "67108864";
+/// The write-ahead log is moved into the database when it gets this long, and cut back to it when it has been longer.
+/// Seldom enough to write much in one go, often enough to open quickly.
+const LOG_BYTES: i64 = 32 << 20;
 /// Marks a file as ours (`PRAGMA application_id`): "PHLX".
 const APPLICATION_ID: i64 = 0x5048_4c58;
 
@@ -83,7 +85,8 @@ impl Database {
             .idle_timeout(None)
             .max_lifetime(None)
             .test_before_acquire(false);
-        let readers = pool.connect_with(options).await.map_err(|error| StoreError::database(&path, &error))?;
+        let readers =
+            pool.connect_with(options).await.map_err(|error| StoreError::database(&path, &error))?;
         Ok(Database { path, writer, readers })
     }
 
@@ -133,6 +136,7 @@ impl Writer {
         // Made here for its mode, which SQLite then gives to the files beside it.
         let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
         made.map_err(|error| StoreError::io(path, &error))?;
+        check_header(path, schema)?;
         let failed = |error: sqlx::Error| StoreError::database(path, &error);
         let options = SqliteConnectOptions::new()
             .filename(path)
@@ -141,7 +145,8 @@ impl Writer {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(schema.synchronous)
             .busy_timeout(BUSY_TIMEOUT)
-            .pragma("journal_size_limit", LOG_BYTES)
+            .pragma("journal_size_limit", LOG_BYTES.to_string())
+            .pragma("wal_autocheckpoint", (LOG_BYTES / i64::from(schema.page_bytes)).to_string())
             .disable_statement_logging();
         let connection = options.connect().await.map_err(failed)?;
         let mut writer = Writer { connection, unfinished: false };
@@ -189,8 +194,10 @@ async fn migrate(path: &Path, schema: &Schema, connection: &mut SqliteConnection
     if found > known {
         return Err(StoreError::Newer { path: path.to_owned(), found, known });
     }
-    let tables: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM sqlite_master").fetch_one(&mut *connection).await.map_err(failed)?;
+    let tables: i64 = sqlx::query_scalar("SELECT count(*) FROM sqlite_master")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(failed)?;
     let application: i64 =
         sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut *connection).await.map_err(failed)?;
     if (found > 0 || tables > 0) && application != APPLICATION_ID {
@@ -205,6 +212,24 @@ async fn migrate(path: &Path, schema: &Schema, connection: &mut SqliteConnection
     }
     let marks = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {known}");
     sqlx::raw_sql(AssertSqlSafe(marks)).execute(&mut *connection).await.map_err(failed)?;
+    Ok(())
+}
+
+/// Refuses a file that a later version has written before SQLite touches it.
+fn check_header(path: &Path, schema: &Schema) -> Result<(), StoreError> {
+    // https://sqlite.org/fileformat2.html#the_database_header: big-endian.
+    let (mut header, version_at) = ([0; 100], 60..64);
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut header));
+    match read {
+        // Empty, or too short to be anything.
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(()),
+        read => read.map_err(|error| StoreError::io(path, &error))?,
+    }
+    let found = header[version_at].iter().fold(0, |number, &byte| number << 8 | i64::from(byte));
+    let known = schema.version();
+    if header.starts_with(b"SQLite format 3\0") && found > known {
+        return Err(StoreError::Newer { path: path.to_owned(), found, known });
+    }
     Ok(())
 }
 

@@ -92,11 +92,17 @@ impl StoreError {
         let message = error.to_string();
         match error {
             sqlx::Error::Io(error) => StoreError::io(path, error),
-            sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => StoreError::Corrupt { path: owned, message },
+            sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => {
+                StoreError::Corrupt { path: owned, message }
+            }
             _ => match primary_code(error) {
                 Some(code) if code == full => StoreError::Full { path: owned },
-                Some(code) if (code == io || code == cannot_open) && is_scarce(path) => StoreError::Full { path: owned },
-                Some(code) if code == corrupt || code == not_a_database => StoreError::Corrupt { path: owned, message },
+                Some(code) if (code == io || code == cannot_open) && is_scarce(path) => {
+                    StoreError::Full { path: owned }
+                }
+                Some(code) if code == corrupt || code == not_a_database => {
+                    StoreError::Corrupt { path: owned, message }
+                }
                 Some(code) if code == io || code == cannot_open || code == read_only => {
                     StoreError::Io { path: owned, message }
                 }

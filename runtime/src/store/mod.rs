@@ -5,14 +5,14 @@
 //! point, while a power cut may take the last moments. [`DataLock`] keeps a second service away from both, and
 //! [`Endpoint`] tells programs on the machine where the service is.
 
+#[cfg(test)]
+mod contract;
 mod database;
 mod endpoint;
 mod error;
 mod lock;
 mod records;
 mod state;
-#[cfg(test)]
-mod contract;
 #[cfg(test)]
 mod tests;
 

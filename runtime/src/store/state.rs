@@ -92,12 +92,15 @@ impl State {
     /// Everything a starting service needs.
     pub async fn load(&self) -> Result<Loaded, StoreError> {
         let sql = "SELECT json FROM job WHERE over = 0 ORDER BY id";
-        let rows = sqlx::query(sql).fetch_all(self.0.readers()).await.map_err(|error| self.0.error(&error))?;
+        let rows =
+            sqlx::query(sql).fetch_all(self.0.readers()).await.map_err(|error| self.0.error(&error))?;
         let live_jobs = rows.iter().map(|row| self.parse(row)).collect::<Result<_, _>>()?;
         let sql = "SELECT coalesce(max(id), 0) FROM job";
-        let last: i64 = sqlx::query_scalar(sql).fetch_one(self.0.readers()).await.map_err(|e| self.0.error(&e))?;
+        let last: i64 =
+            sqlx::query_scalar(sql).fetch_one(self.0.readers()).await.map_err(|e| self.0.error(&e))?;
         let sql = "SELECT json FROM node ORDER BY name";
-        let rows = sqlx::query(sql).fetch_all(self.0.readers()).await.map_err(|error| self.0.error(&error))?;
+        let rows =
+            sqlx::query(sql).fetch_all(self.0.readers()).await.map_err(|error| self.0.error(&error))?;
         let nodes = rows.iter().map(|row| self.parse(row)).collect::<Result<_, _>>()?;
         Ok(Loaded { live_jobs, next_job: last as u64 + 1, nodes })
     }
@@ -112,13 +115,20 @@ impl State {
     /// Jobs with ids below `before`, the newest first.
     pub async fn jobs(&self, before: Option<JobId>, limit: u32) -> Result<Vec<Job>, StoreError> {
         let before = before.map_or(i64::MAX, |id| key(id.0));
-        let query = sqlx::query("SELECT json FROM job WHERE id < ? ORDER BY id DESC LIMIT ?").bind(before).bind(limit);
+        let query = sqlx::query("SELECT json FROM job WHERE id < ? ORDER BY id DESC LIMIT ?")
+            .bind(before)
+            .bind(limit);
         let rows = query.fetch_all(self.0.readers()).await.map_err(|error| self.0.error(&error))?;
         rows.iter().map(|row| self.parse(row)).collect()
     }
 
     /// States that a job has been in, by their numbers, the oldest first.
-    pub async fn changes(&self, id: JobId, after_seq: u64, limit: u32) -> Result<Vec<(u64, Job)>, StoreError> {
+    pub async fn changes(
+        &self,
+        id: JobId,
+        after_seq: u64,
+        limit: u32,
+    ) -> Result<Vec<(u64, Job)>, StoreError> {
         let sql = "SELECT json, seq FROM change WHERE job = ? AND seq > ? ORDER BY seq LIMIT ?";
         let query = sqlx::query(sql).bind(key(id.0)).bind(key(after_seq)).bind(limit);
         let rows = query.fetch_all(self.0.readers()).await.map_err(|error| self.0.error(&error))?;
@@ -138,7 +148,8 @@ impl State {
     /// How many jobs are in each state, by its name.
     pub async fn counts(&self) -> Result<BTreeMap<String, u64>, StoreError> {
         let sql = "SELECT state, count(*) FROM job GROUP BY state";
-        let rows = sqlx::query(sql).fetch_all(self.0.readers()).await.map_err(|error| self.0.error(&error))?;
+        let rows =
+            sqlx::query(sql).fetch_all(self.0.readers()).await.map_err(|error| self.0.error(&error))?;
         Ok(rows.iter().map(|row| (row.get(0), row.get::<i64, _>(1) as u64)).collect())
     }
 
@@ -150,7 +161,8 @@ impl State {
     }
 
     fn parse<T: serde::de::DeserializeOwned>(&self, row: &SqliteRow) -> Result<T, StoreError> {
-        serde_json::from_slice(row.get::<&[u8], _>(0)).map_err(|error| self.0.corrupt(format!("a record does not parse: {error}")))
+        serde_json::from_slice(row.get::<&[u8], _>(0))
+            .map_err(|error| self.0.corrupt(format!("a record does not parse: {error}")))
     }
 }
 
@@ -159,7 +171,10 @@ pub(super) fn key(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-async fn apply(connection: &mut SqliteConnection, write: &Write) -> Result<Option<(JobId, u64)>, sqlx::Error> {
+async fn apply(
+    connection: &mut SqliteConnection,
+    write: &Write,
+) -> Result<Option<(JobId, u64)>, sqlx::Error> {
     match write {
         Write::SaveJob { job, visible } => return save_job(connection, job, *visible).await,
         Write::Request { request_id, fingerprint, job } => {

@@ -119,7 +119,8 @@ impl Cache {
             // Their sizes have changed.
             self.jobs.clear();
         }
-        let series = |jobs: &HashMap<JobId, Progress>| jobs.values().map(|job| job.series.len() + 1).sum::<usize>();
+        let series =
+            |jobs: &HashMap<JobId, Progress>| jobs.values().map(|job| job.series.len() + 1).sum::<usize>();
         if series(&self.jobs) > CACHED_SERIES {
             self.jobs.clear();
         }
@@ -137,8 +138,9 @@ async fn record(
     limits: &RecordLimits,
 ) -> sqlx::Result<Changed> {
     let agent = (batch.node.clone(), batch.outbox.clone());
-    let before = match cache.applied.get(&agent) {
-        Some(&applied) => applied,
+    // Taken out, as the jobs are below: whether the commit takes place is not known until it has been heard of.
+    let before = match cache.applied.remove(&agent) {
+        Some(applied) => applied,
         None => read_applied(connection, &agent).await?,
     };
     let mut shares: BTreeMap<JobId, Share<'_>> = BTreeMap::new();
@@ -184,15 +186,19 @@ async fn read_applied(connection: &mut SqliteConnection, agent: &(NodeName, Stri
 async fn read_progress(connection: &mut SqliteConnection, job: JobId) -> sqlx::Result<Progress> {
     let id = key(job.0);
     let mut progress = Progress::default();
-    let query = sqlx::query("SELECT line_seq, point_seq, line_bytes, point_bytes FROM job WHERE id = ?").bind(id);
+    let query =
+        sqlx::query("SELECT line_seq, point_seq, line_bytes, point_bytes FROM job WHERE id = ?").bind(id);
     let Some(row) = query.fetch_optional(&mut *connection).await? else { return Ok(progress) };
     let number = |column: usize| row.get::<i64, _>(column) as u64;
     (progress.line_seq, progress.point_seq) = (number(0), number(1));
     (progress.line_bytes, progress.point_bytes) = (number(2), number(3));
-    for row in sqlx::query("SELECT name, id FROM name WHERE job = ?").bind(id).fetch_all(&mut *connection).await? {
+    for row in
+        sqlx::query("SELECT name, id FROM name WHERE job = ?").bind(id).fetch_all(&mut *connection).await?
+    {
         progress.names.insert(row.get(0), row.get(1));
     }
-    let sql = "SELECT attempt, name, rank, step_max, last_seq, last_step, last_bits FROM series WHERE job = ?";
+    let sql =
+        "SELECT attempt, name, rank, step_max, last_seq, last_step, last_bits FROM series WHERE job = ?";
     for row in sqlx::query(sql).bind(id).fetch_all(connection).await? {
         let number = |column: usize| row.get::<i64, _>(column) as u64;
         let series = Series {
@@ -206,7 +212,11 @@ async fn read_progress(connection: &mut SqliteConnection, job: JobId) -> sqlx::R
     Ok(progress)
 }
 
-async fn write_progress(connection: &mut SqliteConnection, job: JobId, progress: &Progress) -> sqlx::Result<()> {
+async fn write_progress(
+    connection: &mut SqliteConnection,
+    job: JobId,
+    progress: &Progress,
+) -> sqlx::Result<()> {
     let sql = "INSERT OR REPLACE INTO job (id, line_seq, point_seq, line_bytes, point_bytes) VALUES (?, ?, ?, ?, ?)";
     let query = sqlx::query(sql).bind(key(job.0)).bind(key(progress.line_seq)).bind(key(progress.point_seq));
     query.bind(key(progress.line_bytes)).bind(key(progress.point_bytes)).execute(connection).await.map(drop)
@@ -250,7 +260,8 @@ async fn write_line_block(
     let first = progress.line_seq + 1;
     progress.line_seq += builder.rows;
     progress.line_bytes += builder.body.len() as u64;
-    let sql = "INSERT INTO line_block (job, first_seq, last_seq, attempt_min, attempt_max, ranks, last_time, body)
+    let sql =
+        "INSERT INTO line_block (job, first_seq, last_seq, attempt_min, attempt_max, ranks, last_time, body)
         VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
     let query = sqlx::query(sql).bind(key(job.0)).bind(key(first)).bind(key(progress.line_seq));
     let query = query.bind(builder.attempt_min).bind(builder.attempt_max).bind(builder.ranks);
@@ -303,7 +314,8 @@ async fn write_points(
         let seq = progress.point_seq + 1 + kept.len() as u64;
         for &(name, value) in &fresh {
             let series = SeriesKey { attempt: point.attempt, name, rank: point.rank };
-            let step_max = progress.series.get(&series).map_or(point.step, |known| known.step_max.max(point.step));
+            let step_max =
+                progress.series.get(&series).map_or(point.step, |known| known.step_max.max(point.step));
             let latest = Series { step_max, last_seq: seq, last_step: point.step, last_value: value };
             progress.series.insert(series, latest);
             touched.insert(series);
@@ -350,7 +362,8 @@ async fn name_points(
             };
             values.push((number, value));
         }
-        let (attempt, rank, step, time) = (point.attempt.number, point.rank, point.step, point.time.as_micros());
+        let (attempt, rank, step, time) =
+            (point.attempt.number, point.rank, point.step, point.time.as_micros());
         named.push(Point { attempt, rank, step, time, values });
     }
     if dropped > 0 {
@@ -477,7 +490,8 @@ async fn trim_blocks(
     (oldest, delete): (&'static str, &'static str),
 ) -> sqlx::Result<()> {
     while *bytes > limit {
-        let blocks = sqlx::query(oldest).bind(key(job.0)).bind(TRIM_BLOCKS).fetch_all(&mut *connection).await?;
+        let blocks =
+            sqlx::query(oldest).bind(key(job.0)).bind(TRIM_BLOCKS).fetch_all(&mut *connection).await?;
         let mut last_gone = None;
         // Where there are no more than these, the last of them is the newest of all.
         let spared = if (blocks.len() as i64) < TRIM_BLOCKS { 1 } else { 0 };
@@ -505,7 +519,8 @@ async fn expire(connection: &mut SqliteConnection, now: Time, limits: &RecordLim
         let blocks = sqlx::query(sql).bind(TRIM_BLOCKS).fetch_all(&mut *connection).await?;
         let mut gone = 0;
         for row in &blocks {
-            let (id, bytes, time, job): (i64, i64, i64, i64) = (row.get(0), row.get(1), row.get(2), row.get(3));
+            let (id, bytes, time, job): (i64, i64, i64, i64) =
+                (row.get(0), row.get(1), row.get(2), row.get(3));
             if time >= cutoff && total <= key(limits.log_bytes) {
                 break;
             }

@@ -191,8 +191,12 @@ mod tests {
     #[test]
     fn lines_come_back_as_they_went_in() {
         let long = vec![0xff; 1 << 20];
-        let cases: [(u32, u32, u64, &[u8]); 4] =
-            [(1, 0, 5, b""), (u32::MAX, u32::MAX, u64::MAX, b"\r\n\0"), (0, 7, 0, "nör".as_bytes()), (2, 1, 9, &long)];
+        let cases: [(u32, u32, u64, &[u8]); 4] = [
+            (1, 0, 5, b""),
+            (u32::MAX, u32::MAX, u64::MAX, b"\r\n\0"),
+            (0, 7, 0, "nör".as_bytes()),
+            (2, 1, 9, &long),
+        ];
         let flags = [(true, false, true), (false, true, false), (false, false, false), (true, true, true)];
         let wanted: Vec<Line<'_>> = (cases.iter().zip(flags))
             .map(|(&(attempt, rank, time, bytes), (stderr, partial, newline))| Line {
@@ -214,9 +218,17 @@ mod tests {
 
     #[test]
     fn points_come_back_to_the_bit() {
-        let odd = [f64::NAN, -f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.0, f64::MIN_POSITIVE / 2.0, 0.1 + 0.2];
-        let point = |step, time, values: &[(u32, f64)]| Point { attempt: 1, rank: 3, step, time, values: values.into() };
-        let values: Vec<(u32, f64)> = odd.iter().enumerate().map(|(name, &value)| (name as u32 * 999, value)).collect();
+        let odd =
+            [f64::NAN, -f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.0, f64::MIN_POSITIVE / 2.0, 0.1 + 0.2];
+        let point = |step, time, values: &[(u32, f64)]| Point {
+            attempt: 1,
+            rank: 3,
+            step,
+            time,
+            values: values.into(),
+        };
+        let values: Vec<(u32, f64)> =
+            odd.iter().enumerate().map(|(name, &value)| (name as u32 * 999, value)).collect();
         let wanted = [point(0, 9, &values), point(u64::MAX, 0, &[]), point(1, u64::MAX, &values[..1])];
         let mut builder = Builder::new();
         wanted.iter().for_each(|point| builder.push_point(point));
@@ -232,7 +244,13 @@ mod tests {
     #[test]
     fn a_usual_point_takes_few_bytes() {
         let mut builder = Builder::new();
-        let point = |step| Point { attempt: 1, rank: 0, step, time: 1_700_000_000_000_000 + step * 900, values: vec![(0, 0.5)] };
+        let point = |step| Point {
+            attempt: 1,
+            rank: 0,
+            step,
+            time: 1_700_000_000_000_000 + step * 900,
+            values: vec![(0, 0.5)],
+        };
         (0..1000).for_each(|step| builder.push_point(&point(step)));
         assert!(builder.body.len() < 17 * 1000, "{}", builder.body.len());
     }
@@ -240,7 +258,15 @@ mod tests {
     #[test]
     fn damaged_bytes_are_noticed_and_never_read_past() {
         let mut builder = Builder::new();
-        let line = Line { attempt: 1, rank: 1, stderr: true, partial: false, newline: true, time: 77, bytes: b"hello" };
+        let line = Line {
+            attempt: 1,
+            rank: 1,
+            stderr: true,
+            partial: false,
+            newline: true,
+            time: 77,
+            bytes: b"hello",
+        };
         builder.push_line(line);
         for length in 1..builder.body.len() {
             assert!(lines(&builder.body[..length]).any(|line| line.is_none()), "{length}");

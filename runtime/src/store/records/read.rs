@@ -154,7 +154,8 @@ impl Records {
         // Read after the points: a name is there before the first value under it.
         let names = self.names(job).await?;
         let named = |(seq, point): (u64, block::Point)| {
-            let name = |number: u32| names.get(&number).cloned().ok_or_else(|| self.corrupt("a metric has no name"));
+            let name =
+                |number: u32| names.get(&number).cloned().ok_or_else(|| self.corrupt("a metric has no name"));
             let metrics = point.values.iter().map(|&(number, value)| Ok((name(number)?, value)));
             Ok(PointRow {
                 seq,
@@ -171,16 +172,23 @@ impl Records {
     /// The numbers of a job's last line and last point; 0 before the first.
     pub async fn last_seq(&self, job: JobId) -> Result<(u64, u64), StoreError> {
         let query = sqlx::query("SELECT line_seq, point_seq FROM job WHERE id = ?").bind(key(job.0));
-        let row = query.fetch_optional(self.0.database.readers()).await.map_err(|e| self.0.database.error(&e))?;
+        let row =
+            query.fetch_optional(self.0.database.readers()).await.map_err(|e| self.0.database.error(&e))?;
         Ok(row.map_or((0, 0), |row| (row.get::<i64, _>(0) as u64, row.get::<i64, _>(1) as u64)))
     }
 
     /// The value of a metric that any rank of an attempt reported last.
-    pub async fn latest_metric(&self, job: JobId, attempt: u32, name: &str) -> Result<Option<Latest>, StoreError> {
+    pub async fn latest_metric(
+        &self,
+        job: JobId,
+        attempt: u32,
+        name: &str,
+    ) -> Result<Option<Latest>, StoreError> {
         let sql = "SELECT last_step, last_bits FROM series JOIN name ON name.job = series.job AND name.id = series.name
             WHERE series.job = ? AND attempt = ? AND name.name = ? ORDER BY last_seq DESC LIMIT 1";
         let query = sqlx::query(sql).bind(key(job.0)).bind(attempt).bind(name);
-        let row = query.fetch_optional(self.0.database.readers()).await.map_err(|e| self.0.database.error(&e))?;
+        let row =
+            query.fetch_optional(self.0.database.readers()).await.map_err(|e| self.0.database.error(&e))?;
         let number = |row: &SqliteRow, column: usize| row.get::<i64, _>(column) as u64;
         Ok(row.map(|row| Latest { step: number(&row, 0), value: f64::from_bits(number(&row, 1)) }))
     }
