@@ -1,2 +1,103 @@
-//! The Phalanx command.
-fn main() {}
+//! The Phalanx command: arguments in, one subcommand run, an exit code out.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod agent;
+mod args;
+mod change;
+mod check;
+mod client;
+mod completions;
+mod describe;
+mod doctor;
+mod embedded;
+mod failure;
+mod file;
+mod follow;
+mod lines;
+mod logs;
+mod machine;
+mod metrics;
+mod nodes;
+mod output;
+mod progress;
+mod ps;
+mod report;
+mod run;
+mod submit;
+mod table;
+mod token;
+mod up;
+mod wait;
+mod why;
+mod worker;
+
+use args::{Args, Command};
+use change::Change;
+use clap::Parser;
+use failure::{DONE, Failure};
+use output::Output;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let output = Output::new(args.global.json, args.global.quiet);
+    start_tracing(args.global.quiet);
+    match dispatch(&args, &output) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            output.failure(&failure);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Runs the subcommand; the answer is the exit code.
+fn dispatch(Args { global, command }: &Args, output: &Output) -> Result<u8, Failure> {
+    let done = |()| DONE;
+    match command {
+        Command::Run(args) => wide(run::run(global, args, output)),
+        Command::Up(args) => wide(up::run(global, args, output)).map(done),
+        Command::Agent(args) => wide(agent::run(global, args, output)).map(done),
+        Command::Submit(args) => slim(submit::run(global, args, output)).map(done),
+        Command::Wait(args) => slim(wait::run(global, args, output)),
+        Command::Logs(args) => slim(logs::run(global, args, output)).map(done),
+        Command::Metrics(args) => slim(metrics::run(global, args, output)).map(done),
+        Command::Describe(args) => slim(describe::run(global, args, output)).map(done),
+        Command::Ps(args) => slim(ps::run(global, args, output)).map(done),
+        Command::Cancel(args) => slim(change::run(global, Change::Cancel, args, output)).map(done),
+        Command::Pause(args) => slim(change::run(global, Change::Pause, args, output)).map(done),
+        Command::Resume(args) => slim(change::run(global, Change::Resume, args, output)).map(done),
+        Command::Why(args) => slim(why::run(global, args, output)).map(done),
+        Command::Nodes => slim(nodes::run(global, output)).map(done),
+        Command::Check(args) => slim(check::run(global, args, output)).map(done),
+        Command::Report(args) => report::run(args, output).map(done),
+        Command::Doctor => doctor::run(global, output).map(done),
+        Command::Token(args) => token::run(global, args, output).map(done),
+        Command::Completions(args) => completions::run(args).map(done),
+        Command::Worker(args) => worker::worker(args).map(done),
+        Command::Guard => Ok(worker::guard()),
+    }
+}
+
+/// On one thread: a command that only asks.
+fn slim<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(future)
+}
+
+/// On several: a command that holds a service or an agent.
+fn wide<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let ended = runtime.block_on(future);
+    // What is left by now has had its time.
+    runtime.shutdown_background();
+    ended
+}
+
+/// What goes wrong behind the scenes goes to stderr; RUST_LOG says how much of it.
+fn start_tracing(quiet: bool) {
+    let default = if quiet { "error" } else { "warn" };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+}

@@ -1,0 +1,92 @@
+//! What this machine gives away as a node: what it has, unless the flags say otherwise.
+
+use clap::Args;
+use phalanx_core::quantity::{parse_bytes, parse_milli};
+use phalanx_core::resources::Capacity;
+use phalanx_core::{Cpus, NodeName};
+use std::collections::BTreeMap;
+use std::num::NonZero;
+
+/// Flags of commands that make a node of this machine.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct NodeArgs {
+    /// CPUs to give away, fractions allowed [default: all of this machine]
+    #[arg(long, value_name = "N", value_parser = parse_milli)]
+    pub(crate) cpus: Option<u64>,
+    /// GPUs to give away; declared where this machine has none [default: all it has]
+    #[arg(long, value_name = "N")]
+    pub(crate) gpus: Option<u32>,
+    /// Memory to give away, such as 64GiB [default: all of this machine]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub(crate) memory: Option<u64>,
+}
+
+impl NodeArgs {
+    /// The flags again, for an agent of another process.
+    pub(crate) fn as_flags(&self) -> Vec<String> {
+        let mut flags = Vec::new();
+        if let Some(milli) = self.cpus {
+            flags.extend(["--cpus".to_owned(), Cpus::from_milli(milli).to_string()]);
+        }
+        if let Some(gpus) = self.gpus {
+            flags.extend(["--gpus".to_owned(), gpus.to_string()]);
+        }
+        if let Some(bytes) = self.memory {
+            flags.extend(["--memory".to_owned(), bytes.to_string()]);
+        }
+        flags
+    }
+
+    /// What the node has.
+    pub(crate) fn capacity(&self, labels: BTreeMap<String, String>) -> Capacity {
+        let cores = || std::thread::available_parallelism().map_or(1, NonZero::get);
+        let cpus = self.cpus.map_or_else(|| Cpus::from_cores(cores() as u32), Cpus::from_milli);
+        let devices = match self.gpus {
+            Some(0) => Vec::new(),
+            wanted => {
+                let real = phalanx_gpu::inventory(None).devices;
+                match wanted {
+                    Some(count) if real.is_empty() => phalanx_gpu::declared(count),
+                    Some(count) => real.into_iter().take(count as usize).collect(),
+                    None => real,
+                }
+            }
+        };
+        let memory_bytes = self.memory.unwrap_or_else(|| memory_bytes().unwrap_or(0));
+        Capacity { cpus, memory_bytes, devices, custom: BTreeMap::new(), labels }
+    }
+}
+
+/// This machine's name as a node.
+pub(crate) fn node_name() -> NodeName {
+    let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    host.parse().or_else(|_| "local".parse()).unwrap_or_else(|_| unreachable!("`local` is a legal name"))
+}
+
+/// Memory that this machine, or the container we are in, has.
+pub(crate) fn memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let total = line.split_ascii_whitespace().next()?.parse::<u64>().ok()? * 1024;
+    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let limits =
+        limits.iter().filter_map(|file| std::fs::read_to_string(file).ok()?.trim().parse::<u64>().ok());
+    Some(limits.fold(total, u64::min))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_say_what_the_node_has() {
+        let args = NodeArgs { cpus: Some(1500), gpus: Some(2), memory: Some(1 << 30) };
+        assert_eq!(args.as_flags(), ["--cpus", "1.5", "--gpus", "2", "--memory", "1073741824"]);
+        let capacity = args.capacity(BTreeMap::new());
+        assert_eq!(
+            (capacity.cpus, capacity.memory_bytes, capacity.devices.len()),
+            (Cpus::from_milli(1500), 1 << 30, 2)
+        );
+        assert!(memory_bytes().is_some_and(|bytes| bytes > 0));
+    }
+}

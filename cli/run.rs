@@ -1,0 +1,293 @@
+//! `run`: a job to its end, on a service or on one within this process.
+
+use crate::args::Global;
+use crate::client::{Route, data_dir};
+use crate::embedded::Embedded;
+use crate::failure::{Failure, INTERRUPTED};
+use crate::file::JobFile;
+use crate::follow::{Changes, Lines as LineFeed, Points, Rows, follow};
+use crate::lines::{Lines, Target};
+use crate::output::Output;
+use crate::progress::{Progress, duration};
+use crate::submit;
+use crate::wait::{exit_code, outcome};
+use clap::Args;
+use phalanx_api::{json, v1 as pb};
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// A job that still waits after this says why.
+const WAITING: Duration = Duration::from_secs(1);
+/// An interrupted gang that does not end is left to its guard after this much more than its grace.
+const END_BOUND: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  phalanx run job.toml                            a job file
+  phalanx run job.toml --set gang.workers=4       with a key changed
+  phalanx run -- python train.py --lr 0.1         a command, in this folder
+  phalanx run --set gang.workers=2 -- ./train     two ranks of it
+  phalanx run --json job.toml 2>/dev/null         only the finished job as JSON
+
+Without a service it runs in this process and leaves nothing behind but its records.
+The exit code is the job's own.")]
+pub(crate) struct RunArgs {
+    /// The job file; `-` is stdin
+    #[arg(required_unless_present = "command", conflicts_with = "command")]
+    pub(crate) file: Option<PathBuf>,
+    /// A command and its arguments instead of a file
+    #[arg(last = true, value_name = "CMD")]
+    pub(crate) command: Vec<String>,
+}
+
+/// Runs it; the answer is the job's own code.
+pub(crate) async fn run(global: &Global, args: &RunArgs, output: &Output) -> Result<u8, Failure> {
+    let file = match &args.file {
+        Some(path) => JobFile::read(path, global)?,
+        None => JobFile::of_command(&args.command, global)?,
+    };
+    // Problems are told with the file's own name, before anything is started.
+    file.parse()?;
+    match Route::to_service(global)? {
+        Some(route) => on_service(&route, &file, output).await,
+        None => here(global, &file, output).await,
+    }
+    .map_err(Failure::for_job)
+}
+
+async fn on_service(route: &Route, file: &JobFile, output: &Output) -> Result<u8, Failure> {
+    let mut interrupts = Interrupts::listen()?;
+    let client = route.connect().await?;
+    let job = submit::submit(&client, file).await?;
+    let mut screen = Screen::new(&job, output);
+    tokio::select! {
+        ended = follow_job(route, &job, &mut screen, output) => {
+            finish(&ended.map_err(gone)?, output)
+        }
+        () = interrupts.next() => {
+            screen.progress.finish();
+            let (id, flags) = (&job.id, route.flags());
+            output.say(&format!(
+                "phalanx: {id} goes on without this terminal; `phalanx logs -f {id}{flags}` to re-attach, \
+                 `phalanx cancel {id}{flags}` to end it"
+            ));
+            Err(Failure::new(INTERRUPTED, ""))
+        }
+    }
+}
+
+async fn here(global: &Global, file: &JobFile, output: &Output) -> Result<u8, Failure> {
+    let mut interrupts = Interrupts::listen()?;
+    let data_dir = data_dir(global)?;
+    let embedded = tokio::select! {
+        embedded = Embedded::start(&data_dir, output) => embedded?,
+        () = interrupts.next() => return Err(Failure::new(INTERRUPTED, "")),
+    };
+    let route = embedded.route();
+    let ended = run_here(&route, file, output, &mut interrupts).await;
+    embedded.stop().await;
+    ended
+}
+
+/// Ctrl-C asks the gang to stop; a second one leaves at once, and the guards end what is left.
+async fn run_here(
+    route: &Route,
+    file: &JobFile,
+    output: &Output,
+    interrupts: &mut Interrupts,
+) -> Result<u8, Failure> {
+    let client = route.connect().await?;
+    let job = submit::submit(&client, file).await?;
+    let mut screen = Screen::new(&job, output);
+    let ended = tokio::select! {
+        ended = follow_job(route, &job, &mut screen, output) => ended.map_err(gone),
+        () = interrupts.next() => {
+            screen.progress.finish();
+            output.say(&format!("phalanx: asking {} to stop; once more to leave at once", job.id));
+            Err(Failure::new(INTERRUPTED, ""))
+        }
+    };
+    let failure = match ended {
+        Ok(job) => return finish(&job, output),
+        Err(failure) => failure,
+    };
+    // Interrupted, or nobody reads any more: the gang ends with this command.
+    let cancel = pb::CancelJobRequest { id: job.id.clone() };
+    if client.jobs.clone().cancel(cancel).await.is_ok() {
+        let interrupted = failure.code == INTERRUPTED && failure.message.is_empty();
+        tokio::select! {
+            ended = follow_job(route, &job, &mut screen, output), if interrupted => drop(ended),
+            _ = wait_until_over(route, &job.id, output), if !interrupted => {}
+            () = interrupts.next() => output.say("phalanx: leaving; the gang is being killed"),
+            () = tokio::time::sleep(END_BOUND) => output.say("phalanx: the gang does not end; leaving it to its guards"),
+        }
+    }
+    Err(failure)
+}
+
+async fn wait_until_over(route: &Route, id: &str, output: &Output) -> Result<Option<pb::Job>, Failure> {
+    let mut changes = Changes { id: id.to_owned(), hear: async |_: &pb::Job| Ok(()) };
+    follow(route, output, &mut changes).await
+}
+
+/// A reader that has gone away ends `run` as an interruption does: the job's own code is not known.
+fn gone(failure: Failure) -> Failure {
+    if failure.code == crate::failure::DONE { Failure::new(INTERRUPTED, "") } else { failure }
+}
+
+fn finish(job: &pb::Job, output: &Output) -> Result<u8, Failure> {
+    if output.json {
+        output.document(&json::job(job))?;
+    }
+    output.say(&format!("phalanx: {}", outcome(job)));
+    Ok(exit_code(job))
+}
+
+/// What a followed job is shown on.
+pub(crate) struct Screen {
+    lines: Lines,
+    progress: Progress,
+    /// Already printed before a second look: lines up to here are not shown again.
+    shown: u64,
+    told: String,
+}
+
+impl Screen {
+    fn new(job: &pb::Job, output: &Output) -> Self {
+        let target = if output.json { Target::Stderr } else { Target::Streams };
+        let workers = job.gang.as_ref().map_or(1, |gang| gang.max_workers);
+        let mut progress = Progress::new(output.live());
+        progress.job(job);
+        Screen { lines: Lines::new(target, workers, output), progress, shown: 0, told: String::new() }
+    }
+
+    fn line(&mut self, line: &pb::LogLine) -> Result<(), Failure> {
+        if line.seq <= self.shown {
+            return Ok(());
+        }
+        self.shown = line.seq;
+        self.progress.line(&line.line);
+        self.progress.suspend(|| self.lines.write(line))
+    }
+
+    fn tell(&mut self, text: String, output: &Output) {
+        if text != self.told {
+            self.progress.suspend(|| output.say(&format!("phalanx: {text}")));
+            self.told = text;
+        }
+    }
+
+    fn job(&mut self, job: &pb::Job, output: &Output) {
+        self.progress.job(job);
+        if matches!(
+            job.state(),
+            pb::job::State::Restarting | pb::job::State::Paused | pb::job::State::Preempted
+        ) {
+            let reason = job.reason.as_ref().map_or("", |reason| reason.text.as_str());
+            self.tell(format!("{} is {}: {reason}", job.id, job.state_name()), output);
+        }
+    }
+}
+
+/// Shows a job until it is over and every line of it is shown.
+async fn follow_job(
+    route: &Route,
+    job: &pb::Job,
+    screen: &mut Screen,
+    output: &Output,
+) -> Result<pb::Job, Failure> {
+    let shared = RefCell::new(screen);
+    let rows = Rows { id: job.id.clone(), follow: true, ..Rows::default() };
+    let mut lines =
+        LineFeed { rows: rows.clone(), hear: async |line: pb::LogLine| shared.borrow_mut().line(&line) };
+    let mut changes = Changes {
+        id: job.id.clone(),
+        hear: async |job: &pb::Job| {
+            shared.borrow_mut().job(job, output);
+            Ok(())
+        },
+    };
+    let mut points = Points {
+        rows,
+        hear: async |point: pb::MetricPoint| {
+            shared.borrow_mut().progress.point(&point);
+            Ok(())
+        },
+    };
+    // Only the lines' end is the end; whatever else fails, they say so themselves.
+    let quiet = Output { quiet: true, ..output.clone() };
+    let beside = async {
+        let _ = tokio::join!(
+            follow(route, &quiet, &mut changes),
+            async {
+                if output.live() {
+                    let _ = follow(route, &quiet, &mut points).await;
+                }
+            },
+            say_why_waiting(route, &job.id, &shared, output),
+        );
+        std::future::pending::<()>().await
+    };
+    let ended = tokio::select! {
+        ended = follow(route, output, &mut lines) => ended,
+        () = beside => Ok(None),
+    };
+    let mut screen = shared.borrow_mut();
+    screen.progress.finish();
+    let ended = ended?;
+    screen.lines.finish()?;
+    ended.ok_or_else(|| Failure::trouble(format!("the log of {} ended before the job did", job.id)))
+}
+
+/// Says why a job waits, whenever that changes, until it runs.
+async fn say_why_waiting(route: &Route, id: &str, screen: &RefCell<&mut Screen>, output: &Output) {
+    loop {
+        tokio::time::sleep(WAITING).await;
+        let job = match route.connect().await {
+            Ok(client) => client.job(id).await,
+            Err(_) => continue,
+        };
+        let Ok(job) = job else { continue };
+        match job.state() {
+            pb::job::State::Queued | pb::job::State::Preempted => {
+                let reason = job.reason.as_ref().map_or("", |reason| reason.text.as_str());
+                screen.borrow_mut().tell(format!("{id} waits: {reason}"), output);
+            }
+            pb::job::State::Restarting | pb::job::State::Paused => {}
+            _ => return,
+        }
+    }
+}
+
+/// Ctrl-C, and what else asks a program to end.
+pub(crate) struct Interrupts([Signal; 3]);
+
+impl Interrupts {
+    /// From now on they do not end the process by themselves.
+    pub(crate) fn listen() -> Result<Interrupts, Failure> {
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        let [first, second, third] = kinds.map(signal);
+        Ok(Interrupts([first?, second?, third?]))
+    }
+
+    /// The next one.
+    pub(crate) async fn next(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}
+
+/// How long a job took, from its submission.
+pub(crate) fn took(job: &pb::Job) -> String {
+    let micros = |time: &Option<_>| time.as_ref().map(phalanx_api::time_of);
+    match (micros(&job.submit_time), micros(&job.end_time)) {
+        (Some(start), Some(end)) => duration(end.since(start)),
+        _ => String::new(),
+    }
+}

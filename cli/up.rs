@@ -1,0 +1,229 @@
+//! `up`: the service, with this machine as its node.
+
+use crate::args::Global;
+use crate::client::data_dir;
+use crate::failure::{FAILED, Failure};
+use crate::machine::{NodeArgs, node_name};
+use crate::output::Output;
+use crate::run::Interrupts;
+use clap::Args;
+use phalanx_core::NodeState;
+use phalanx_runtime::service::{DEFAULT_NODE_TIMEOUT, Handle, LocalAgent, Service, ServiceConfig};
+use phalanx_runtime::store::{Endpoint, RecordLimits};
+use phalanx_server::{Listeners, Metrics, Tokens};
+use serde_json::json;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// How long the ready line waits for the local node; without it the service is there all the same.
+const NODE_BOUND: Duration = Duration::from_secs(5);
+/// Between two looks for it.
+const LOOK: Duration = Duration::from_millis(2);
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  phalanx up                                   this machine's CPUs and GPUs
+  phalanx up --cpus 4 --gpus 2                 so many of them; GPUs are declared where there are none
+  phalanx up --grpc 127.0.0.1:0 --http 127.0.0.1:0 --json
+                                               free ports, told in the ready line
+  phalanx up --cpus 0                          no local node: agents join from elsewhere")]
+pub(crate) struct UpArgs {
+    /// Where gRPC listens; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7421")]
+    grpc: SocketAddr,
+    /// Where HTTP listens; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7422")]
+    http: SocketAddr,
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
+/// Runs it.
+pub(crate) async fn run(global: &Global, args: &UpArgs, output: &Output) -> Result<(), Failure> {
+    for address in [args.grpc, args.http] {
+        if !address.ip().is_loopback() {
+            return Err(Failure::usage(format!(
+                "{address} can be reached from other machines, which needs TLS, and this version has none: \
+                 use a loopback address such as 127.0.0.1:{}",
+                address.port()
+            )));
+        }
+    }
+    let data_dir = data_dir(global)?;
+    let mut interrupts = Interrupts::listen()?;
+    let metrics = Metrics::install().map_err(|error| Failure::failed(error.to_string()))?;
+    let config = ServiceConfig {
+        data_dir: data_dir.clone(),
+        embedded: false,
+        node_timeout: DEFAULT_NODE_TIMEOUT,
+        records: RecordLimits::default(),
+    };
+    // First: who has the folder matters more than who has the port.
+    let (service, handle) = Service::open(config).await?;
+    let listeners =
+        Listeners { grpc: bind(args.grpc, "--grpc").await?, http: bind(args.http, "--http").await? };
+    let tokens = Tokens::load_or_make(&data_dir)?;
+    let endpoint = Endpoint {
+        grpc: listeners.grpc.local_addr()?.to_string(),
+        http: format!("http://{}", listeners.http.local_addr()?),
+        token_file: Tokens::user_file(&data_dir),
+        ca_file: None,
+        data: data_dir.clone(),
+        pid: std::process::id(),
+    };
+    service.announce(&endpoint)?;
+    let running = Running::start(service, handle, listeners, tokens, metrics, local_agent(args, &data_dir)?);
+    running.wait_for_node().await;
+    say_ready(&endpoint, output)?;
+    running.until(&mut interrupts, output).await
+}
+
+async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let advice = match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                format!("another program has it; choose another with {flag}, or port 0 for a free one")
+            }
+            _ => format!("choose another with {flag}"),
+        };
+        Failure::new(FAILED, format!("cannot listen on {address}: {error}; {advice}"))
+    })
+}
+
+fn say_ready(endpoint: &Endpoint, output: &Output) -> Result<(), Failure> {
+    if output.json {
+        return output.document(&json!({
+            "grpc": endpoint.grpc,
+            "http": endpoint.http,
+            "token_file": endpoint.token_file,
+            "data": endpoint.data,
+        }));
+    }
+    output.line(&format!("phalanx is ready: gRPC {}, dashboard {}/", endpoint.grpc, endpoint.http))
+}
+
+fn local_agent(args: &UpArgs, data_dir: &Path) -> Result<Option<LocalAgent>, Failure> {
+    if args.node.cpus == Some(0) {
+        return Ok(None);
+    }
+    let agent_dir = data_dir.join("agent");
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let mut agent_args = vec!["agent".to_owned()];
+    // The address of the service may change with its next start; its folder does not.
+    agent_args.extend(["--service-data".to_owned(), text(data_dir), "--data".to_owned(), text(&agent_dir)]);
+    agent_args.extend(["--token-file".to_owned(), text(&Tokens::agent_file(data_dir))]);
+    agent_args.extend(["--name".to_owned(), node_name().to_string()]);
+    agent_args.extend(args.node.as_flags());
+    Ok(Some(LocalAgent { program: std::env::current_exe()?, args: agent_args, agent_dir }))
+}
+
+/// Everything that is under way.
+struct Running {
+    handle: Handle,
+    service: JoinHandle<Result<(), phalanx_runtime::Error>>,
+    faces: JoinHandle<Result<(), phalanx_server::Error>>,
+    agent: Option<JoinHandle<()>>,
+    stop_service: CancellationToken,
+    stop_agent: CancellationToken,
+    stop_faces: CancellationToken,
+}
+
+impl Running {
+    fn start(
+        service: Service,
+        handle: Handle,
+        listeners: Listeners,
+        tokens: Tokens,
+        metrics: Metrics,
+        agent: Option<LocalAgent>,
+    ) -> Running {
+        let (stop_service, stop_agent, stop_faces) =
+            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let faces = phalanx_server::serve(handle.clone(), listeners, tokens, metrics, stop_faces.clone());
+        Running {
+            handle,
+            service: tokio::spawn(service.run(stop_service.clone())),
+            faces: tokio::spawn(faces),
+            agent: agent.map(|agent| tokio::spawn(agent.run(stop_agent.clone()))),
+            stop_service,
+            stop_agent,
+            stop_faces,
+        }
+    }
+
+    /// Bounded: an agent that does not come up is no reason to keep the service's address back.
+    async fn wait_for_node(&self) {
+        if self.agent.is_some() {
+            let ready = wait_for_node(&self.handle);
+            if tokio::time::timeout(NODE_BOUND, ready).await.is_err() {
+                tracing::warn!(
+                    "the local node has not joined within {NODE_BOUND:?}; see agent/agent.log in the data folder"
+                );
+            }
+        }
+    }
+
+    /// Until it is told to stop or a part of it fails; then one part after the other, each when nobody needs it any more.
+    async fn until(mut self, interrupts: &mut Interrupts, output: &Output) -> Result<(), Failure> {
+        let failed = tokio::select! {
+            () = interrupts.next() => None,
+            ended = &mut self.service => Some(ended_early("service", ended)),
+            ended = &mut self.faces => Some(ended_early("face", ended)),
+        };
+        output.say("phalanx: stopping; running jobs get their grace time");
+        let stopping = async {
+            self.stop_service.cancel();
+            if !self.service.is_finished() {
+                ended(&mut self.service).await?;
+            }
+            self.stop_agent.cancel();
+            if let Some(agent) = &mut self.agent {
+                let _ = agent.await;
+            }
+            self.stop_faces.cancel();
+            if !self.faces.is_finished() {
+                ended(&mut self.faces).await?;
+            }
+            Ok::<_, Failure>(())
+        };
+        tokio::select! {
+            stopped = stopping => failed.map_or(stopped, Err),
+            () = interrupts.next() => Err(Failure::failed("stopped at once; what still ran is ended by its guards")),
+        }
+    }
+}
+
+async fn ended<E: std::fmt::Display>(task: &mut JoinHandle<Result<(), E>>) -> Result<(), Failure> {
+    match task.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(Failure::failed(error.to_string())),
+        Err(error) => Err(Failure::failed(error.to_string())),
+    }
+}
+
+fn ended_early<E: std::fmt::Display>(
+    what: &str,
+    ended: Result<Result<(), E>, tokio::task::JoinError>,
+) -> Failure {
+    match ended {
+        Ok(Ok(())) => Failure::failed(format!("the {what} ended by itself")),
+        Ok(Err(error)) => Failure::failed(format!("the {what} failed: {error}")),
+        Err(error) => Failure::failed(format!("the {what} failed: {error}")),
+    }
+}
+
+/// Until a node takes work.
+pub(crate) async fn wait_for_node(handle: &Handle) {
+    loop {
+        if let Ok(nodes) = handle.nodes().await
+            && nodes.iter().any(|node| node.state == NodeState::Ready)
+        {
+            return;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
