@@ -11,6 +11,7 @@ use super::machine::Input;
 use super::outbox::Outbox;
 use super::places::AttemptPlaces;
 use super::socket::Sockets;
+use super::sweep;
 use crate::launch::{Launch, LaunchWork};
 use crate::protocol::RankExit;
 use link::GuardLink;
@@ -134,18 +135,16 @@ impl Attempt {
         for rank in &launch.ranks {
             sockets.open(rank.rank, &places.socket(rank.rank))?;
         }
-        let leaf = match &ground.containment {
-            Containment::Cgroup(parent) => {
-                let path = parent.join(places.group_name());
-                places.note_group(&path)?;
-                Some((Leaf::create(path.clone())?, path))
-            }
-            Containment::Subreaper => None,
-        };
-        let (leaf, leaf_path) = leaf.unzip();
+        let leaf_path = make_leaf(ground, places);
+        let leaf = leaf_path.clone().map(Leaf::at);
         let plan = plan(ground, launch, places, leaf_path)?;
-        let guard = GuardLink::start(&ground.program, &plan)?;
-        ground.guards.lock().unwrap_or_else(PoisonError::into_inner).insert(guard.pid());
+        let guard = {
+            // Known before anybody looks for children that are no guards.
+            let mut guards = ground.guards.lock().unwrap_or_else(PoisonError::into_inner);
+            let guard = GuardLink::start(&ground.program, &plan)?;
+            guards.insert(guard.pid());
+            guard
+        };
         Ok(Attempt {
             ground: ground.clone(),
             attempt: launch.attempt,
@@ -264,23 +263,43 @@ impl Attempt {
     /// The guard was killed: this process inherits its orphans, and ends them.
     async fn avenge(&self) -> String {
         let (ground, leaf, since) = (self.ground.clone(), self.leaf.clone(), self.guard.started());
-        let ended = tokio::task::spawn_blocking(move || match leaf {
-            Some(leaf) => {
-                let left = leaf.clear();
-                reap_adopted(&ground, since);
-                left
+        let name = AttemptPlaces::of(&ground.data_dir, self.attempt).group_name();
+        let ended = tokio::task::spawn_blocking(move || {
+            let left = match leaf {
+                Some(leaf) => {
+                    let left = leaf.clear();
+                    reap_adopted(&ground, since);
+                    left
+                }
+                None => end_processes(|| adopted(&ground, since)),
+            };
+            if let MemoryGroups::V1(parent) = &ground.memory_groups {
+                sweep::remove_groups(parent, &format!("{name}-"));
             }
-            None => end_processes(|| adopted(&ground, since)),
+            left
         });
         let left = ended.await.unwrap_or_default();
         left.into_iter().filter_map(Process::read).map(|left| left.describe()).collect::<Vec<_>>().join(", ")
     }
 }
 
+/// The attempt's cgroup, noted for whoever comes after; without one its guard holds it alone.
+fn make_leaf(ground: &Ground, places: &AttemptPlaces) -> Option<PathBuf> {
+    let Containment::Cgroup(parent) = &ground.containment else { return None };
+    let path = parent.join(places.group_name());
+    match places.note_group(&path).and_then(|()| Leaf::create(path.clone())) {
+        Ok(_) => Some(path),
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "no cgroup for an attempt; its guard holds it alone");
+            None
+        }
+    }
+}
+
 /// Children of this process that are no guards and younger than the one that died.
 fn adopted(ground: &Ground, since: u64) -> BTreeSet<i32> {
     let me = std::process::id() as i32;
-    let guards = ground.guards.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let guards = ground.guards.lock().unwrap_or_else(PoisonError::into_inner);
     let all = processes();
     let mut found: BTreeSet<i32> = BTreeSet::new();
     let mut open: Vec<i32> = all

@@ -33,7 +33,7 @@ pub(super) fn sweep(ground: &Ground) -> io::Result<BTreeSet<AttemptId>> {
     if !left.is_empty() {
         tracing::error!(?left, "processes of an earlier agent cannot be ended");
     }
-    remove_groups(ground);
+    remove_all_groups(ground);
     for &attempt in &cut {
         AttemptPlaces::of(&ground.data_dir, attempt).remove()?;
     }
@@ -42,22 +42,22 @@ pub(super) fn sweep(ground: &Ground) -> io::Result<BTreeSet<AttemptId>> {
 }
 
 /// Groups of ours that no folder speaks of any more.
-fn remove_groups(ground: &Ground) {
+fn remove_all_groups(ground: &Ground) {
     let prefix = format!("phalanx-{}-", tag(&ground.data_dir));
-    let parents = [
-        match &ground.containment {
-            Containment::Cgroup(parent) => Some(parent),
-            Containment::Subreaper => None,
-        },
-        match &ground.memory_groups {
-            MemoryGroups::V1(parent) => Some(parent),
-            MemoryGroups::V2 | MemoryGroups::Rlimit => None,
-        },
-    ];
-    for parent in parents.into_iter().flatten() {
-        let entries = fs::read_dir(parent).into_iter().flatten().flatten();
-        let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
-        ours.for_each(|entry| drop(Leaf::at(entry.path()).clear()));
+    if let Containment::Cgroup(parent) = &ground.containment {
+        remove_groups(parent, &prefix);
+    }
+    if let MemoryGroups::V1(parent) = &ground.memory_groups {
+        remove_groups(parent, &prefix);
+    }
+}
+
+/// Ends what is in the groups whose names begin like this, and removes them.
+pub(super) fn remove_groups(parent: &Path, prefix: &str) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(prefix) {
+            Leaf::at(entry.path()).clear();
+        }
     }
 }
 

@@ -45,6 +45,8 @@ pub(super) struct Guard {
     deaths: SignalFd,
     leaf: Option<Leaf>,
     ranks: BTreeMap<i32, Rankling>,
+    /// Groups of ranks, removed when nothing is in them any more.
+    memories: Vec<Leaf>,
     end: End,
 }
 
@@ -56,7 +58,7 @@ impl Guard {
         ignore_requests_to_end();
         let deaths = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let leaf = plan.leaf.clone().map(Leaf::at);
-        Ok(Guard { plan, socket, agent_lives: true, deaths, leaf, ranks: BTreeMap::new(), end: End::No })
+        Ok(Guard { plan, socket, agent_lives: true, deaths, leaf, ranks: BTreeMap::new(), memories: Vec::new(), end: End::No })
     }
 
     pub(super) fn run(mut self) -> io::Result<()> {
@@ -78,9 +80,7 @@ impl Guard {
         }
         let unreaped = self.left().into_iter().filter_map(Process::read).map(|process| process.describe());
         let unreaped = unreaped.collect::<Vec<_>>().join(", ");
-        if let Some(leaf) = &self.leaf {
-            leaf.remove();
-        }
+        self.memories.iter().chain(&self.leaf).for_each(Leaf::remove);
         self.tell(&FromGuard::Gone { unreaped });
         Ok(())
     }
@@ -93,6 +93,7 @@ impl Guard {
         for index in 0..self.plan.ranks.len() {
             let number = self.plan.ranks[index].rank;
             let memory = self.memory_group(number);
+            self.memories.extend(memory.clone());
             match rank::start(&self.plan, &self.plan.ranks[index], self.leaf.as_ref(), memory) {
                 Ok(running) => {
                     let pid = running.child.id();
@@ -115,7 +116,11 @@ impl Guard {
             return None;
         }
         let path = match self.plan.memory_groups.as_ref()? {
-            Groups::BeneathLeaf => self.plan.leaf.as_ref()?.join(format!("rank-{rank}")),
+            Groups::BeneathLeaf => {
+                let leaf = self.plan.leaf.as_ref()?;
+                std::fs::write(leaf.join("cgroup.subtree_control"), "+memory").ok()?;
+                leaf.join(format!("rank-{rank}"))
+            }
             Groups::Named(path) => path.with_file_name(format!("{}-{rank}", path.file_name()?.to_str()?)),
         };
         let leaf = Leaf::create(path).ok()?;
@@ -143,9 +148,6 @@ impl Guard {
             if let Some(ended) = self.ranks.remove(&pid) {
                 let (code, message) = describe(status, ended.memory.as_ref());
                 self.tell(&FromGuard::Exited { rank: ended.rank, code, message });
-                if let Some(memory) = ended.memory {
-                    memory.remove();
-                }
             }
         }
     }
