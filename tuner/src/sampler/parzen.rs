@@ -33,9 +33,9 @@ pub(super) struct Parzen {
     dims: Vec<Dim>,
     /// Trial numbers, ascending; position in it is position in every column.
     members: Vec<u64>,
-    /// Cumulative weights of members and, last, of the prior.
-    cumulative: Vec<f64>,
-    /// ln weight plus what all continuous kernels of a position have as constant; the prior's is last.
+    /// Weights of members and, last, of the prior; they sum to 1.
+    weights: Vec<f64>,
+    /// ln of the constants of all continuous kernels of a position; the prior's is last.
     base: Vec<f64>,
 }
 
@@ -57,8 +57,15 @@ struct Kernels {
     sharpness: Vec<f64>,
     /// ln of the kernel's constant: 1/mass, and 1/(σ√2π) for a density.
     constant: Vec<f64>,
+    /// Φ at the lower end of the range, and the mass from there to the upper end.
+    below: Vec<f64>,
+    mass: Vec<f64>,
     /// Positions by ascending `mu`; the prior's is not among them.
     order: Vec<u32>,
+    /// Positions whose neighbours have changed since their widths were computed.
+    stale: Vec<u32>,
+    /// The least width when the others were computed.
+    narrowest: f64,
     /// With steps, kernels of equal place and width are one class.
     class: Vec<u32>,
     classes: Vec<u32>,
@@ -73,7 +80,7 @@ impl Parzen {
             Axis::Single => None,
         });
         let mut parzen =
-            Parzen { dims: dims.collect(), members: Vec::new(), cumulative: Vec::new(), base: Vec::new() };
+            Parzen { dims: dims.collect(), members: Vec::new(), weights: Vec::new(), base: Vec::new() };
         parzen.refresh();
         parzen
     }
@@ -90,6 +97,15 @@ impl Parzen {
         }
     }
 
+    /// Takes a trial's observation in or out, where that is a change. `refresh` has to follow.
+    pub(super) fn set(&mut self, number: u64, floats: &[f64], was_in: bool, is_in: bool) {
+        match (was_in, is_in) {
+            (false, true) => self.insert(number, floats.iter().copied()),
+            (true, false) => self.remove(number),
+            _ => {}
+        }
+    }
+
     /// Takes it out again. `refresh` has to follow.
     pub(super) fn remove(&mut self, number: u64) {
         let Ok(at) = self.members.binary_search(&number) else { return };
@@ -102,26 +118,14 @@ impl Parzen {
         }
     }
 
-    /// Forgets all observations.
-    pub(super) fn clear(&mut self) {
-        while let Some(number) = self.members.last().copied() {
-            self.remove(number);
-        }
-    }
-
     /// Brings weights and widths up to the observations.
     pub(super) fn refresh(&mut self) {
         let count = self.members.len();
         let total: f64 = weights(count).sum::<f64>() + 1.0;
-        self.cumulative.clear();
+        self.weights.clear();
+        self.weights.extend(weights(count).chain([1.0]).map(|weight| weight / total));
         self.base.clear();
-        let mut sum = 0.0;
-        for weight in weights(count).chain([1.0]) {
-            let weight = weight / total;
-            sum += weight;
-            self.cumulative.push(sum);
-            self.base.push(weight.ln());
-        }
+        self.base.resize(count + 1, 0.0);
         for dim in &mut self.dims {
             if let Dim::Numeric(kernels) = dim {
                 kernels.refresh();
@@ -137,8 +141,12 @@ impl Parzen {
 
     /// The kernel at a share of the total weight.
     pub(super) fn pick(&self, unit: f64) -> usize {
-        let target = unit * self.cumulative.last().copied().unwrap_or(1.0);
-        self.cumulative.partition_point(|sum| *sum <= target).min(self.members.len())
+        let mut left = unit;
+        let picked = self.weights.iter().position(|weight| {
+            left -= weight;
+            left < 0.0
+        });
+        picked.unwrap_or(self.members.len())
     }
 
     /// The value of a dimension at a share of one kernel's mass.
@@ -174,7 +182,7 @@ impl Parzen {
                 let terms = &mut terms[..end - start];
                 terms.copy_from_slice(&self.base[start..end]);
                 row.iter().for_each(|row| row.add(start..end, terms));
-                sum.add(terms);
+                sum.add(terms, &self.weights[start..end]);
             }
         }
         sums.iter().map(|sum| sum.largest + sum.total.ln()).collect()
@@ -253,15 +261,15 @@ struct Sum {
 }
 
 impl Sum {
-    fn add(&mut self, terms: &[f64]) {
+    fn add(&mut self, terms: &[f64], weights: &[f64]) {
         let largest = terms.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         if largest > self.largest {
             self.total *= (self.largest - largest).exp();
             self.largest = largest;
         }
         let floor = self.largest - NEGLIGIBLE;
-        for term in terms.iter().filter(|term| **term > floor) {
-            self.total += (term - self.largest).exp();
+        for (term, weight) in terms.iter().zip(weights).filter(|(term, _)| **term > floor) {
+            self.total += weight * (term - self.largest).exp();
         }
     }
 }
@@ -277,7 +285,11 @@ impl Kernels {
             sigma: vec![high - low],
             sharpness: vec![0.0],
             constant: vec![0.0],
+            below: vec![0.0],
+            mass: vec![0.0],
             order: Vec::new(),
+            stale: Vec::new(),
+            narrowest: f64::NAN,
             class: vec![0],
             classes: Vec::new(),
         };
@@ -287,52 +299,57 @@ impl Kernels {
 
     fn insert(&mut self, at: usize, float: f64) {
         let place = self.scale.bend(float);
-        self.order
-            .iter_mut()
-            .filter(|position| **position as usize >= at)
-            .for_each(|position| *position += 1);
+        // The youngest comes last, and then nobody moves.
+        if at < self.order.len() {
+            let positions = self.order.iter_mut().chain(&mut self.stale);
+            positions.filter(|position| **position as usize >= at).for_each(|position| *position += 1);
+        }
         self.mu.insert(at, place);
-        // No width yet: `refresh` settles what differs from what it was.
         self.sigma.insert(at, f64::NAN);
-        self.sharpness.insert(at, 0.0);
-        self.constant.insert(at, 0.0);
+        for column in [&mut self.sharpness, &mut self.constant, &mut self.below, &mut self.mass] {
+            column.insert(at, 0.0);
+        }
         self.class.insert(at, 0);
-        let rank = self.order.partition_point(|position| {
-            let other = *position as usize;
-            self.mu[other] < place || (self.mu[other] == place && other < at)
-        });
+        let rank = self.order.partition_point(|position| self.lies_before(*position as usize, at));
         self.order.insert(rank, at as u32);
+        let from = rank.saturating_sub(1);
+        self.stale.extend(&self.order[from..(rank + 2).min(self.order.len())]);
     }
 
     fn remove(&mut self, at: usize) {
-        self.order.retain(|position| *position as usize != at);
-        self.order.iter_mut().filter(|position| **position as usize > at).for_each(|position| *position -= 1);
-        for column in [&mut self.mu, &mut self.sigma, &mut self.sharpness, &mut self.constant] {
+        let rank = self.order.partition_point(|position| self.lies_before(*position as usize, at));
+        self.order.remove(rank);
+        self.stale.retain(|position| *position as usize != at);
+        let from = rank.saturating_sub(1);
+        self.stale.extend(&self.order[from..(rank + 1).min(self.order.len())]);
+        let positions = self.order.iter_mut().chain(&mut self.stale);
+        positions.filter(|position| **position as usize > at).for_each(|position| *position -= 1);
+        let widths = [&mut self.mu, &mut self.sigma, &mut self.sharpness];
+        for column in widths.into_iter().chain([&mut self.constant, &mut self.below, &mut self.mass]) {
             column.remove(at);
         }
         self.class.remove(at);
     }
 
-    /// Widths: the larger gap to a neighbour or an end, for the outermost ones the inner gap, clipped.
+    /// Whether a position comes before another one in `order`.
+    fn lies_before(&self, position: usize, other: usize) -> bool {
+        let (mu, theirs) = (self.mu[position], self.mu[other]);
+        mu < theirs || (mu == theirs && position < other)
+    }
+
+    /// Brings widths up to the observations: all of them where the least width has changed, else the stale ones.
     fn refresh(&mut self) {
-        let count = self.order.len();
         let range = self.high - self.low;
-        let narrowest = range / MAX_KERNELS_PER_RANGE.min(2.0 + count as f64);
-        for rank in 0..count {
-            let at = |rank: usize| self.mu[self.order[rank] as usize];
-            let here = at(rank);
-            let left = if rank == 0 { self.low } else { at(rank - 1) };
-            let right = if rank + 1 == count { self.high } else { at(rank + 1) };
-            let gap = match rank {
-                0 if count > 1 => right - here,
-                _ if rank + 1 == count && count > 1 => here - left,
-                _ => (here - left).max(right - here),
-            };
-            let sigma = gap.max(narrowest).min(range);
-            let position = self.order[rank] as usize;
-            if self.sigma[position] != sigma {
-                self.sigma[position] = sigma;
-                self.settle(position);
+        let narrowest = range / MAX_KERNELS_PER_RANGE.min(2.0 + self.order.len() as f64);
+        let stale = std::mem::take(&mut self.stale);
+        if narrowest != self.narrowest {
+            self.narrowest = narrowest;
+            (0..self.order.len()).for_each(|rank| self.widen(rank));
+        } else {
+            for position in &stale {
+                let at = *position as usize;
+                let rank = self.order.partition_point(|position| self.lies_before(*position as usize, at));
+                self.widen(rank);
             }
         }
         if self.scale.step > 0.0 {
@@ -340,13 +357,35 @@ impl Kernels {
         }
     }
 
+    /// The width at a rank: the larger gap to a neighbour or an end, for the outermost ones the inner gap, clipped.
+    fn widen(&mut self, rank: usize) {
+        let count = self.order.len();
+        let at = |rank: usize| self.mu[self.order[rank] as usize];
+        let here = at(rank);
+        let left = if rank == 0 { self.low } else { at(rank - 1) };
+        let right = if rank + 1 == count { self.high } else { at(rank + 1) };
+        let gap = match rank {
+            0 if count > 1 => right - here,
+            _ if rank + 1 == count && count > 1 => here - left,
+            _ => (here - left).max(right - here),
+        };
+        let sigma = gap.max(self.narrowest).min(self.high - self.low);
+        let position = self.order[rank] as usize;
+        if self.sigma[position] != sigma {
+            self.sigma[position] = sigma;
+            self.settle(position);
+        }
+    }
+
     /// Computes what follows from a kernel's place and width.
     fn settle(&mut self, position: usize) {
         let (mu, sigma) = (self.mu[position], self.sigma[position]);
         self.sharpness[position] = FRAC_1_SQRT_2 / sigma;
-        let mass = log_mass((self.low - mu) / sigma, (self.high - mu) / sigma);
+        // The centre lies within the range: neither end is in a far tail, and plain Φ keeps its digits.
+        self.below[position] = cdf((self.low - mu) / sigma);
+        self.mass[position] = cdf((self.high - mu) / sigma) - self.below[position];
         let density = if self.scale.step == 0.0 { sigma.ln() + 0.5 * (2.0 * PI).ln() } else { 0.0 };
-        self.constant[position] = -mass - density;
+        self.constant[position] = -self.mass[position].ln() - density;
     }
 
     fn classify(&mut self) {
@@ -376,9 +415,7 @@ impl Kernels {
 
     fn draw(&self, kernel: usize, unit: f64) -> f64 {
         let (mu, sigma) = (self.mu[kernel], self.sigma[kernel]);
-        // The centre lies within the range, so that neither end is in a far tail and plain Φ keeps its digits.
-        let (left, right) = (cdf((self.low - mu) / sigma), cdf((self.high - mu) / sigma));
-        let share = left + unit * (right - left);
+        let share = self.below[kernel] + unit * self.mass[kernel];
         let place = if share > 0.0 && share < 1.0 { mu + sigma * quantile(share) } else { mu };
         self.scale.unbend(place.clamp(self.low, self.high))
     }

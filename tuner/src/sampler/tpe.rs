@@ -22,6 +22,11 @@ const GOOD_SHARE: f64 = 0.1;
 /// … but no more than so many.
 const MAX_GOOD: usize = 25;
 
+/// How many of so many ended trials are good.
+pub(super) fn good_count(ended: usize) -> usize {
+    ((GOOD_SHARE * ended as f64).ceil() as usize).min(MAX_GOOD)
+}
+
 /// Where a trial comes among the ended ones: complete by value, stopped by step reached and then by value, failed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Rank {
@@ -66,8 +71,10 @@ struct Group {
 
 impl Group {
     /// The trial's floats in this group, if the group is there in it.
-    fn floats<'a>(&'a self, point: &'a Point) -> Option<impl Iterator<Item = f64> + 'a> {
-        point[self.params[0]].is_some().then(|| self.params.iter().filter_map(|param| point[*param]))
+    fn floats(&self, point: &Point) -> Option<Vec<f64>> {
+        point[self.params[0]]
+            .is_some()
+            .then(|| self.params.iter().filter_map(|param| point[*param]).collect())
     }
 }
 
@@ -131,37 +138,23 @@ impl Tpe {
 
     /// Puts every trial into the estimators it belongs to now.
     fn update(&mut self, trials: &[Trial]) {
-        let count = ((GOOD_SHARE * self.learned as f64).ceil() as usize).min(MAX_GOOD);
+        let count = good_count(self.learned);
         let good: BTreeSet<u64> = self.ranked[..count].iter().map(|rank| rank.number).collect();
         let mut touched = std::mem::take(&mut self.changed);
         touched.extend(self.good.symmetric_difference(&good));
         for number in touched {
             let trial = &trials[number as usize];
-            let belongs = trial.state != TrialState::Cancelled && !good.contains(&number);
-            let is_other = std::mem::replace(&mut self.is_other[number as usize], belongs);
-            if is_other == belongs {
-                continue;
-            }
+            let is_good = good.contains(&number);
+            let is_other = trial.state != TrialState::Cancelled && !is_good;
+            let was_good = self.good.contains(&number);
+            let was_other = std::mem::replace(&mut self.is_other[number as usize], is_other);
             for group in &mut self.groups {
-                let Some(floats) = group.floats(&trial.point).map(Iterator::collect::<Vec<f64>>) else {
-                    continue;
-                };
-                if belongs {
-                    group.others.insert(number, floats);
-                } else {
-                    group.others.remove(number);
-                }
+                let Some(floats) = group.floats(&trial.point) else { continue };
+                group.good.set(number, &floats, was_good, is_good);
+                group.others.set(number, &floats, was_other, is_other);
             }
         }
         for group in &mut self.groups {
-            group.good.clear();
-            for number in &good {
-                if let Some(floats) =
-                    group.floats(&trials[*number as usize].point).map(Iterator::collect::<Vec<f64>>)
-                {
-                    group.good.insert(*number, floats);
-                }
-            }
             group.good.refresh();
             group.others.refresh();
         }
