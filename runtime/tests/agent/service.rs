@@ -30,7 +30,7 @@ pub struct Heard {
 }
 
 #[derive(Clone, Default)]
-pub struct Fake(pub Arc<Mutex<Heard>>);
+pub struct Fake(pub Arc<Mutex<Heard>>, CancellationToken);
 
 #[tonic::async_trait]
 impl pb::agents_server::Agents for Fake {
@@ -42,8 +42,8 @@ impl pb::agents_server::Agents for Fake {
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let mut inbound = request.into_inner();
         let (sender, receiver) = mpsc::channel(1024);
-        let heard = self.0.clone();
-        tokio::spawn(async move {
+        let (heard, down) = (self.0.clone(), self.1.clone());
+        let session = async move {
             let Ok(Some(first)) = inbound.message().await else { return };
             let hello = wire::hello(first).unwrap();
             let outbox = hello.outbox.clone();
@@ -53,12 +53,13 @@ impl pb::agents_server::Agents for Fake {
                 heard.hellos.push(hello);
                 heard.to_agent = Some(sender.clone());
             }
+            let mine = sender.clone();
             while let Ok(Some(message)) = inbound.message().await {
                 let answer = match wire::from_agent(message).unwrap() {
                     FromAgent::Heartbeat(_) => wire::heartbeat(),
                     FromAgent::Event(event) => {
                         let seq = event.seq;
-                        let mut heard = heard.lock().unwrap();
+                        let heard = &mut *heard.lock().unwrap();
                         let next = heard.next.entry(outbox.clone()).or_insert(1);
                         if seq >= *next {
                             assert_eq!(seq, *next, "events are numbered without gaps");
@@ -70,7 +71,9 @@ impl pb::agents_server::Agents for Fake {
                 };
                 let _ = sender.send(Ok(answer)).await;
             }
-        });
+            heard.lock().unwrap().to_agent.take_if(|current| current.same_channel(&mine));
+        };
+        tokio::spawn(async move { tokio::select! { () = session => {}, () = down.cancelled() => {} } });
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }
@@ -91,10 +94,15 @@ impl Service {
         let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let down = CancellationToken::new();
+        let fake = Fake(fake.0, down.clone());
         let agents = pb::agents_server::AgentsServer::new(fake.clone());
         let (stop, incoming) = (down.clone(), TcpListenerStream::new(listener));
         tokio::spawn(async move {
-            let server = Server::builder().add_service(agents).serve_with_incoming(incoming);
+            let server = Server::builder()
+                .initial_stream_window_size(4 << 20)
+                .initial_connection_window_size(8 << 20)
+                .max_frame_size(1 << 20)
+                .add_service(agents).serve_with_incoming(incoming);
             tokio::select! { _ = server => {}, () = stop.cancelled() => {} }
         });
         Service { fake, port, down }
@@ -103,7 +111,7 @@ impl Service {
     /// As if it were killed: every stream is cut.
     pub fn cut(self) -> Fake {
         self.down.cancel();
-        let fake = self.fake.clone();
+        let fake = self.fake;
         fake.0.lock().unwrap().to_agent = None;
         fake
     }

@@ -5,7 +5,7 @@ use super::RankPlan;
 use crate::agent::containment::Leaf;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
@@ -20,6 +20,8 @@ const NOT_FOUND: i32 = 127;
 const NOT_EXECUTABLE: i32 = 126;
 /// What the kernel may hold between a rank and its agent, where it allows so much.
 const PIPE_BYTES: i32 = 256 << 10;
+/// Signals of the kernel, real-time ones included.
+const SIGNALS: nix::libc::c_long = 64;
 /// Where programs are looked for without a `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
@@ -118,13 +120,15 @@ fn become_a_rank(command: &mut Command, mut doors: Vec<File>, rlimit: Option<u64
 
 #[allow(unsafe_code)]
 fn reset_signals() {
-    for each in Signal::iterator().filter(|each| !matches!(each, Signal::SIGKILL | Signal::SIGSTOP)) {
-        // SAFETY: the default disposition runs no code of ours.
-        let _ = unsafe { signal(each, SigHandler::SigDfl) };
-    }
-    for each in nix::libc::SIGRTMIN()..=nix::libc::SIGRTMAX() {
-        // SAFETY: as above; these have no name in `nix`.
-        unsafe { nix::libc::signal(each, nix::libc::SIG_DFL) };
+    // The kernel's own structure, all zero: the default disposition. The C library does not touch the two signals that
+    // it keeps for itself, which a careless parent may have left ignored.
+    let default = [0_u64; 4];
+    for signal in 1..=SIGNALS {
+        // SAFETY: reads the structure and writes nothing; SIGKILL and SIGSTOP are refused, which is right.
+        unsafe {
+            let none = std::ptr::null_mut::<u64>();
+            nix::libc::syscall(nix::libc::SYS_rt_sigaction, signal, default.as_ptr(), none, SIGNALS / 8);
+        }
     }
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
 }

@@ -70,7 +70,7 @@ struct Segment {
 pub(super) struct Segments {
     dir: PathBuf,
     list: Vec<Segment>,
-    active: Option<(File, u64)>,
+    pub(super) active: Option<(File, u64)>,
 }
 
 impl Segments {
