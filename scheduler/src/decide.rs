@@ -399,7 +399,7 @@ impl<'a> Decision<'a> {
         match &head.shadow {
             Some(shadow) => {
                 let ends = pending.time_limit.map(|limit| self.now + limit);
-                if !ends.zip(shadow.at).is_some_and(|(ends, at)| ends <= at) {
+                if ends.zip(shadow.at).is_none_or(|(ends, at)| ends > at) {
                     keepers.shadows.insert(0, shadow);
                 }
             }

@@ -1,5 +1,6 @@
 //! The words of a reason: what is asked, what is free where, what binds, who holds it.
 
+use crate::amounts::Kind;
 use crate::check::amount;
 use crate::cluster::Cluster;
 use crate::node::{Ground, Node};
@@ -14,6 +15,10 @@ use std::collections::BTreeMap;
 
 /// Nodes, and holders, that a reason names before it says how many more there are.
 const NAMED: usize = 3;
+/// Up to so many nodes are all looked at; of more, only those with most room.
+const SURVEYED: usize = 256;
+/// So many of them.
+const SAMPLED: usize = 64;
 
 /// `2 workers`.
 pub(crate) fn plural(count: u64, noun: &str) -> String {
@@ -87,6 +92,15 @@ pub(crate) fn describe_rules(rules: &BTreeMap<String, LabelRule>) -> String {
     words.collect::<Vec<_>>().join(", ")
 }
 
+fn kind_of(word: &str) -> Kind {
+    match word {
+        "GPU" => Kind::Gpu,
+        "CPU" => Kind::Cpu,
+        "memory" => Kind::Memory,
+        name => Kind::Custom(name.to_owned()),
+    }
+}
+
 fn free_of(node: &Node, kind: &str) -> u64 {
     match kind {
         "CPU" => node.cpus_free,
@@ -112,8 +126,13 @@ fn held_of(node: &Node, attempt: AttemptId, kind: &str) -> u64 {
 
 /// Why a gang that could run on these nodes cannot run now, and the jobs that hold what it lacks.
 pub(crate) fn shortage(cluster: &Cluster, gang: &GangSpec) -> (String, Vec<JobId>) {
-    let mut nodes: Vec<&Node> =
-        cluster.standing().map(|(_, node)| node).filter(|node| node.matches(gang)).collect();
+    let sampled = cluster.len() > SURVEYED;
+    let mut nodes: Vec<&Node> = if sampled {
+        let roomiest = cluster.index.roomiest(&gang.each, false).take(SAMPLED);
+        roomiest.filter_map(|(_, slot)| cluster.node(slot)).filter(|node| node.matches(gang)).collect()
+    } else {
+        cluster.standing().map(|(_, node)| node).filter(|node| node.matches(gang)).collect()
+    };
     let kinds = kinds(&gang.each);
     let room = |node: &Node| if node.schedulable { node.room(&gang.each, Ground::Free) } else { 0 };
     let fits: u64 = nodes.iter().map(|node| u64::from(room(node))).sum();
@@ -136,8 +155,9 @@ pub(crate) fn shortage(cluster: &Cluster, gang: &GangSpec) -> (String, Vec<JobId
         format!("{} {}{drains}", node.name, words.collect::<Vec<_>>().join(", "))
     };
     let mut free: Vec<String> = nodes.iter().take(NAMED).map(on_node).collect();
-    if nodes.len() > NAMED {
-        free.push(format!("{} with less", plural((nodes.len() - NAMED) as u64, "node")));
+    let standing = if sampled { cluster.len() } else { nodes.len() };
+    if standing > NAMED {
+        free.push(format!("{} with no more", plural((standing - NAMED) as u64, "node")));
     }
     let workers = gang.workers.min;
     let binds = match gang.placement {
@@ -153,8 +173,17 @@ pub(crate) fn shortage(cluster: &Cluster, gang: &GangSpec) -> (String, Vec<JobId
         }
         _ if fits >= u64::from(workers) => "the labels leave no assignment of ranks to nodes".to_owned(),
         _ => {
-            let (free, wanted) =
-                (nodes.iter().map(|node| free_of(node, binding)).sum(), each_of(&gang.each, binding));
+            let anywhere = sampled && gang.labels.is_empty() && gang.topology.is_none();
+            let free = if anywhere {
+                let kind = kind_of(binding);
+                let held = cluster
+                    .queues()
+                    .map(|queue| cluster.usage(queue).map_or(0, |usage| usage.held.get(&kind)));
+                cluster.total.get(&kind).saturating_sub(held.sum())
+            } else {
+                nodes.iter().map(|node| free_of(node, binding)).sum()
+            };
+            let wanted = each_of(&gang.each, binding);
             let all = amount(binding, wanted.saturating_mul(u64::from(workers)));
             format!(
                 "{binding} binds: {all} asked, {} free, room for {fits} of {workers} workers",

@@ -99,6 +99,15 @@ impl Index {
         }
     }
 
+    /// Schedulable nodes on which some part of a GPU is free.
+    pub(crate) fn with_free_gpus(&self) -> impl Iterator<Item = Slot> + '_ {
+        let whole = self.whole.iter().skip(1).flatten().map(|&(_, slot)| slot);
+        let partial: BTreeSet<Slot> = self.partial.iter().map(|&(_, slot, _)| slot).collect();
+        let none_whole = self.whole.first().into_iter().flatten().map(|&(_, slot)| slot);
+        let only_partial = if partial.is_empty() { 0 } else { usize::MAX };
+        whole.chain(none_whole.take(only_partial).filter(move |slot| partial.contains(slot)))
+    }
+
     /// Every schedulable node, those without devices first, then those with the fewest free.
     pub(crate) fn all(&self) -> impl Iterator<Item = Slot> + '_ {
         self.bare.iter().chain(self.whole.iter().flatten()).map(|&(_, slot)| slot)
