@@ -103,6 +103,14 @@ pub(crate) enum Command {
     Doctor,
     /// Print the token that opens the service
     Token(crate::token::TokenArgs),
+    /// Measure what the machine can do
+    #[command(after_help = "Examples:
+  phalanx bench allreduce
+  phalanx bench allreduce --world 4 --transport tcp --sizes 64KiB,1MiB --json")]
+    Bench(crate::bench::BenchArgs),
+    Simulate(crate::simulate::SimulateArgs),
+    Replay(crate::replay::ReplayArgs),
+    Study(crate::study::StudyArgs),
     /// Print a completion script for a shell
     Completions(crate::completions::CompletionsArgs),
     /// One rank of the built-in trainer

@@ -20,7 +20,9 @@ enum What {
     ///
     /// Buffers are rewritten before every timed call, results are verified, figures are as nccl-tests states them: algbw
     /// is bytes over time, busbw is algbw x 2(n-1)/n, in decimal GB/s.
-    #[command(after_help = "Examples:\n  phalanx bench allreduce\n  phalanx bench allreduce --world 4 --transport tcp --sizes 64KiB,1MiB --json")]
+    #[command(
+        after_help = "Examples:\n  phalanx bench allreduce\n  phalanx bench allreduce --world 4 --transport tcp --sizes 64KiB,1MiB --json"
+    )]
     Allreduce {
         /// Number of ranks.
         #[arg(long, default_value_t = 2, value_name = "N")]
@@ -49,12 +51,12 @@ enum Over {
 ///
 /// # Errors
 /// Whatever keeps it from measuring.
-pub(crate) fn run(args: BenchArgs, json: bool) -> Result<()> {
-    match args.what {
-        What::Worker { task } => Ok(bench::work(&task)?),
+pub(crate) fn run(args: &BenchArgs, json: bool) -> Result<()> {
+    match &args.what {
+        What::Worker { task } => Ok(bench::work(task)?),
         What::Allreduce { world, transport, sizes } => {
-            let sizes = if sizes.is_empty() { DEFAULT_SIZES.to_vec() } else { sizes };
-            let transport = match transport {
+            let sizes = if sizes.is_empty() { DEFAULT_SIZES.to_vec() } else { sizes.clone() };
+            let transport = match *transport {
                 Over::Shm => TransportChoice::Shm,
                 Over::Tcp => TransportChoice::Tcp,
             };
@@ -64,8 +66,13 @@ pub(crate) fn run(args: BenchArgs, json: bool) -> Result<()> {
                 command.args(["bench", "worker"]);
                 command
             };
-            let report = bench::run(&Plan { world, transport, sizes, unsynchronised: false }, &command)?;
-            if json { println!("{}", serde_json::to_string(&report)?) } else { print_table(&report) }
+            let report =
+                bench::run(&Plan { world: *world, transport, sizes, unsynchronised: false }, &command)?;
+            if json {
+                println!("{}", serde_json::to_string(&report)?)
+            } else {
+                print_table(&report)
+            }
             Ok(())
         }
     }

@@ -111,7 +111,7 @@ impl Patience {
         let now = Instant::now();
         let since = *self.away_since.get_or_insert_with(|| {
             let seconds = PATIENCE.as_secs();
-            output.say(&format!("phalanx: {failure}; trying to get back for {seconds} s"));
+            output.say(&format!("phalanx: lost the service; trying to get back to it for {seconds} s"));
             now
         });
         if now.duration_since(since) >= PATIENCE {

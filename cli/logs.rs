@@ -38,7 +38,7 @@ pub(crate) async fn run(global: &Global, args: &LogsArgs, output: &Output) -> Re
     let workers = if args.rank.is_some() { 1 } else { job.gang.map_or(1, |gang| gang.max_workers) };
     let target = if output.json { Target::Json } else { Target::Streams };
     // No live line here: what is shown is what was written.
-    let mut lines = Lines::new(target, workers, &Output { quiet: true, ..output.clone() });
+    let mut lines = Lines::new(target, workers, &output.silent());
     let rows = Rows {
         id: args.id.clone(),
         follow: args.follow && route.is_live(),

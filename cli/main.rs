@@ -3,6 +3,7 @@
 
 mod agent;
 mod args;
+mod bench;
 mod change;
 mod check;
 mod client;
@@ -21,8 +22,11 @@ mod nodes;
 mod output;
 mod progress;
 mod ps;
+mod replay;
 mod report;
 mod run;
+mod simulate;
+mod study;
 mod submit;
 mod table;
 mod token;
@@ -43,7 +47,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let output = Output::new(args.global.json, args.global.quiet);
     start_tracing(args.global.quiet);
-    match dispatch(&args, &output) {
+    match dispatch(args, &output) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             output.failure(&failure);
@@ -53,9 +57,10 @@ fn main() -> ExitCode {
 }
 
 /// Runs the subcommand; the answer is the exit code.
-fn dispatch(Args { global, command }: &Args, output: &Output) -> Result<u8, Failure> {
+fn dispatch(Args { global, command }: Args, output: &Output) -> Result<u8, Failure> {
     let done = |()| DONE;
-    match command {
+    let global = &global;
+    match &command {
         Command::Run(args) => wide(run::run(global, args, output)),
         Command::Up(args) => wide(up::run(global, args, output)).map(done),
         Command::Agent(args) => wide(agent::run(global, args, output)).map(done),
@@ -74,6 +79,12 @@ fn dispatch(Args { global, command }: &Args, output: &Output) -> Result<u8, Fail
         Command::Report(args) => report::run(args, output).map(done),
         Command::Doctor => doctor::run(global, output).map(done),
         Command::Token(args) => token::run(global, args, output).map(done),
+        Command::Bench(args) => {
+            bench::run(args, output.json).map_err(|error| Failure::failed(format!("{error:#}"))).map(done)
+        }
+        Command::Simulate(args) => simulate::run(global, args, output).map(done),
+        Command::Replay(args) => replay::run(global, args, output).map(done),
+        Command::Study(args) => study::run(global, args, output).map(done),
         Command::Completions(args) => completions::run(args).map(done),
         Command::Worker(args) => worker::worker(args).map(done),
         Command::Guard => Ok(worker::guard()),

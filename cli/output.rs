@@ -32,6 +32,11 @@ impl Output {
         }
     }
 
+    /// The same, saying nothing to people.
+    pub(crate) fn silent(&self) -> Output {
+        Output { quiet: true, ..self.clone() }
+    }
+
     /// Whether stdout takes colours.
     pub(crate) fn color(&self) -> bool {
         self.color && self.stdout_is_terminal

@@ -29,7 +29,8 @@ pub(crate) fn run(global: &Global, args: &ReplayArgs, output: &Output) -> Result
     let file = JobFile::read(&args.file, global)?;
     let spec = file.problems_of_sweep().map_err(|problems| file.refused(&problems))?;
     let shown = args.curves.display();
-    let (rows, lines) = read_rows(&args.curves).map_err(|problem| Failure::usage(format!("{shown}{problem}")))?;
+    let (rows, lines) =
+        read_rows(&args.curves).map_err(|problem| Failure::usage(format!("{shown}{problem}")))?;
     let done = replay(&spec, &rows);
     let done = done.map_err(|(row, error)| Failure::usage(format!("{shown}:{}: {error}", lines[row])))?;
     if output.json {
@@ -46,7 +47,9 @@ fn print(done: &Replay, output: &Output) -> Result<(), Failure> {
         rows.add_row([trial.trial.to_string(), decision, trial.at_step.to_string()]);
     }
     let summary = &done.summary;
-    let shown = |value: Option<phalanx_core::report::Metric>| value.map_or("none".to_owned(), |value| value.0.to_string());
+    let shown = |value: Option<phalanx_core::report::Metric>| {
+        value.map_or("none".to_owned(), |value| value.0.to_string())
+    };
     let all = (summary.steps_run + summary.steps_saved).max(1);
     output.line(&format!(
         "{}\n\n{} steps run, {} saved ({:.1} %); best kept {}, best overall {}",
@@ -87,7 +90,9 @@ fn read_rows(path: &Path) -> Result<(Vec<Row>, Vec<u64>), String> {
             return Err(format!(":{line}: trial {number} is above {MAX_TRIAL}"));
         }
         let text = field(value);
-        let value = text.parse::<f64>().map_err(|_| format!(":{line}: the value `{text}` is no number, nan, inf or -inf"))?;
+        let value = text
+            .parse::<f64>()
+            .map_err(|_| format!(":{line}: the value `{text}` is no number, nan, inf or -inf"))?;
         rows.push(Row { trial: number, step: count(step, "step")?, value });
         lines.push(line);
     }

@@ -217,7 +217,7 @@ async fn follow_job(
         },
     };
     // Only the lines' end is the end; whatever else fails, they say so themselves.
-    let quiet = Output { quiet: true, ..output.clone() };
+    let quiet = output.silent();
     let beside = async {
         let _ = tokio::join!(
             follow(route, &quiet, &mut changes),

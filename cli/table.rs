@@ -47,7 +47,8 @@ mod tests {
 
     #[test]
     fn columns_are_plain_where_there_is_no_terminal() {
-        let output = Output { stdout_is_terminal: false, ..Output::new(false, false) };
+        let mut output = Output::new(false, false);
+        output.stdout_is_terminal = false;
         let mut table = new(&output, &["A", "LONG"]);
         table.add_row(["1", "x y"]);
         table.add_row(["22", ""]);
