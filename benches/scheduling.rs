@@ -283,6 +283,11 @@ fn scale() {
 }
 
 fn main() {
-    quality();
-    scale();
+    let wanted = std::env::args().nth(1).filter(|word| !word.starts_with('-'));
+    if wanted.as_deref() != Some("scale") {
+        quality();
+    }
+    if wanted.as_deref() != Some("quality") {
+        scale();
+    }
 }

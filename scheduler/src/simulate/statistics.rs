@@ -89,8 +89,7 @@ fn useless(cluster: &Cluster, queue: &Queue) -> u64 {
         return 0;
     }
     gangs.sort_by_key(|gang| gang.each.gpus.shares());
-    let nodes =
-        cluster.standing().map(|(_, node)| node).filter(|node| node.schedulable && !node.devices.is_empty());
+    let nodes = cluster.index.with_free_gpus().filter_map(|slot| cluster.node(slot));
     let useless = nodes.filter_map(|node| {
         let free: u64 = node.devices.iter().map(|device| u64::from(device.free)).sum();
         let usable = |gang: &&&Arc<GangSpec>| node.matches(gang) && node.room(&gang.each, Ground::Free) > 0;
