@@ -73,7 +73,9 @@ impl pb::agents_server::Agents for Fake {
             }
             heard.lock().unwrap().to_agent.take_if(|current| current.same_channel(&mine));
         };
-        tokio::spawn(async move { tokio::select! { () = session => {}, () = down.cancelled() => {} } });
+        tokio::spawn(async move {
+            tokio::select! { () = session => {}, () = down.cancelled() => {} }
+        });
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }
@@ -102,7 +104,8 @@ impl Service {
                 .initial_stream_window_size(4 << 20)
                 .initial_connection_window_size(8 << 20)
                 .max_frame_size(1 << 20)
-                .add_service(agents).serve_with_incoming(incoming);
+                .add_service(agents)
+                .serve_with_incoming(incoming);
             tokio::select! { _ = server => {}, () = stop.cancelled() => {} }
         });
         Service { fake, port, down }

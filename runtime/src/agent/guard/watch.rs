@@ -58,15 +58,23 @@ impl Guard {
         ignore_requests_to_end();
         let deaths = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let leaf = plan.leaf.clone().map(Leaf::at);
-        Ok(Guard { plan, socket, agent_lives: true, deaths, leaf, ranks: BTreeMap::new(), memories: Vec::new(), end: End::No })
+        Ok(Guard {
+            plan,
+            socket,
+            agent_lives: true,
+            deaths,
+            leaf,
+            ranks: BTreeMap::new(),
+            memories: Vec::new(),
+            end: End::No,
+        })
     }
 
     pub(super) fn run(mut self) -> io::Result<()> {
         self.start();
         loop {
             self.reap();
-            let gone = self.all_gone();
-            if gone {
+            if self.all_gone() {
                 break;
             }
             if self.ranks.is_empty() && matches!(self.end, End::No) {
@@ -78,11 +86,18 @@ impl Guard {
             }
             self.wait()?;
         }
-        let unreaped = self.left().into_iter().filter_map(Process::read).map(|process| process.describe());
-        let unreaped = unreaped.collect::<Vec<_>>().join(", ");
+        let unreaped = self.all_left().join(", ");
         self.memories.iter().chain(&self.leaf).for_each(Leaf::remove);
         self.tell(&FromGuard::Gone { unreaped });
         Ok(())
+    }
+
+    /// Those that had to be given up, for people; looks through the process table only where there are any.
+    fn all_left(&self) -> Vec<String> {
+        if self.all_gone() {
+            return Vec::new();
+        }
+        self.left().into_iter().filter_map(Process::read).map(|process| process.describe()).collect()
     }
 
     fn tell(&self, message: &FromGuard) {

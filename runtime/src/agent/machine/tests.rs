@@ -56,7 +56,10 @@ fn a_repeated_reserve_has_the_same_port() {
     assert_eq!(machine.step(reserve(attempt(1))), [Output::FindPort(attempt(1))]);
     assert_eq!(machine.step(reserve(attempt(1))), []);
     let reserved = Output::Say(attempt(1), Happening::Reserved { master_port: 77 });
-    assert_eq!(machine.step(Input::Port { attempt: attempt(1), port: Ok(77) }), std::slice::from_ref(&reserved));
+    assert_eq!(
+        machine.step(Input::Port { attempt: attempt(1), port: Ok(77) }),
+        std::slice::from_ref(&reserved)
+    );
     assert_eq!(machine.step(reserve(attempt(1))), [reserved]);
 }
 
