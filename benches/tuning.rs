@@ -22,8 +22,15 @@ const CURVES: u64 = 100;
 fn main() {
     objectives::check();
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
-    let wanted = |part: &str| !args.iter().any(|arg| ["cost", "quality", "stopping"].contains(&arg.as_str())) || args.iter().any(|arg| arg == part);
-    let seeds = args.iter().position(|arg| arg == "--seeds").and_then(|at| args.get(at + 1)?.parse().ok()).unwrap_or(20);
+    let wanted = |part: &str| {
+        !args.iter().any(|arg| ["cost", "quality", "stopping"].contains(&arg.as_str()))
+            || args.iter().any(|arg| arg == part)
+    };
+    let seeds = args
+        .iter()
+        .position(|arg| arg == "--seeds")
+        .and_then(|at| args.get(at + 1)?.parse().ok())
+        .unwrap_or(20);
     let peer = args.iter().any(|arg| arg == "--peer");
     if wanted("cost") {
         cost(peer);
@@ -52,9 +59,12 @@ fn median(values: &mut [f64]) -> f64 {
 
 /// Ask + 10 parameters + tell, mean over 1,000 trials.
 fn cost(with_peer: bool) {
-    println!("cost of ask + tell, {COST_DIMS} dimensions, mean over {COST_TRIALS} trials, {COST_REPEATS} runs");
+    println!(
+        "cost of ask + tell, {COST_DIMS} dimensions, mean over {COST_TRIALS} trials, {COST_REPEATS} runs"
+    );
     for search in ["random", "sobol", "tpe", "auto"] {
-        let mut means: Vec<f64> = (0..COST_REPEATS).map(|seed| 1e3 * run_cost(search, seed) / COST_TRIALS as f64).collect();
+        let mut means: Vec<f64> =
+            (0..COST_REPEATS).map(|seed| 1e3 * run_cost(search, seed) / COST_TRIALS as f64).collect();
         let ours = median(&mut means);
         print!("  {search:8} {ours:.4} ms (min {:.4}, max {:.4})", means[0], means[COST_REPEATS - 1]);
         let theirs = with_peer.then(|| peer::cost(search, COST_TRIALS, COST_DIMS)).flatten();
@@ -66,7 +76,8 @@ fn cost(with_peer: bool) {
 }
 
 fn run_cost(search: &str, seed: usize) -> f64 {
-    let params: String = (0..COST_DIMS).map(|i| format!("x{i} = {{ kind = \"float\", low = -5, high = 10 }}\n")).collect();
+    let params: String =
+        (0..COST_DIMS).map(|i| format!("x{i} = {{ kind = \"float\", low = -5, high = 10 }}\n")).collect();
     let mut study = study(&format!("seed = {seed}\n[search]\nkind = \"{search}\"\n[params]\n{params}"));
     let start = Instant::now();
     for _ in 0..COST_TRIALS {
@@ -84,7 +95,8 @@ fn quality(seeds: u64, with_peer: bool) {
     for function in &FUNCTIONS {
         println!("  {} (minimum {})", function.name, function.minimum);
         for (search, in_flight) in [("random", 1), ("tpe", 1), ("tpe", 4), ("auto", 1), ("auto", 4)] {
-            let runs: Vec<[f64; 2]> = (0..seeds).map(|seed| run_quality(function, search, seed, in_flight)).collect();
+            let runs: Vec<[f64; 2]> =
+                (0..seeds).map(|seed| run_quality(function, search, seed, in_flight)).collect();
             let at = |index: usize| median(&mut runs.iter().map(|run| run[index]).collect::<Vec<f64>>());
             println!("    {search:8} {in_flight} in flight  {:.6} / {:.6}", at(0), at(1));
         }
@@ -95,7 +107,8 @@ fn quality(seeds: u64, with_peer: bool) {
 }
 
 fn run_quality(function: &Function, search: &str, seed: u64, in_flight: usize) -> [f64; 2] {
-    let mut study = study(&format!("seed = {seed}\n[search]\nkind = \"{search}\"\n[params]\n{}", function.params));
+    let mut study =
+        study(&format!("seed = {seed}\n[search]\nkind = \"{search}\"\n[params]\n{}", function.params));
     let (mut best, mut at) = (f64::INFINITY, [f64::NAN; 2]);
     let mut open = std::collections::VecDeque::new();
     for told in 1..=200 {
@@ -118,7 +131,10 @@ fn run_quality(function: &Function, search: &str, seed: u64, in_flight: usize) -
 
 /// Epochs used against regret on families of learning curves.
 fn stopping(seeds: u64, with_peer: bool) {
-    println!("early stopping, {CURVES} trials of {} epochs, {seeds} seeds: median epochs, median and mean regret", Curve::EPOCHS);
+    println!(
+        "early stopping, {CURVES} trials of {} epochs, {seeds} seeds: median epochs, median and mean regret",
+        Curve::EPOCHS
+    );
     for family in [Family::Curves, Family::Late] {
         for rule in ["none", "median", "asha", "hyperband", "promote"] {
             let runs: Vec<(f64, f64)> = (0..seeds).map(|seed| run_stopping(family, rule, seed)).collect();
@@ -141,7 +157,9 @@ fn run_stopping(family: Family, rule: &str, seed: u64) -> (f64, f64) {
         "promote" => "kind = \"asha\"\nmode = \"promote\"\nmax = 81".to_owned(),
         _ => format!("kind = \"{rule}\"\nmode = \"stop\"\nmax = 81"),
     };
-    let mut study = study(&format!("seed = {seed}\ntrials = {CURVES}\n[search]\nkind = \"random\"\n[stopping]\n{lines}\n"));
+    let mut study = study(&format!(
+        "seed = {seed}\ntrials = {CURVES}\n[search]\nkind = \"random\"\n[stopping]\n{lines}\n"
+    ));
     let curves: Vec<Curve> = (0..CURVES).map(|trial| Curve::new(family, seed, trial)).collect();
     let (mut epochs, mut best) = (0_u64, f64::INFINITY);
     while let Ask::Trial(trial) = study.ask() {

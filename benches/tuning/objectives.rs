@@ -120,7 +120,9 @@ fn ackley(x: &[f64]) -> f64 {
 fn mixed7(params: &Params) -> f64 {
     let number = |name: &str| params[name].as_f64().unwrap_or(f64::NAN);
     let pick = |name: &str, values: &[(&str, f64)]| match &params[name] {
-        ParamValue::Text(text) => values.iter().find(|(value, _)| value == text).map_or(f64::NAN, |(_, number)| *number),
+        ParamValue::Text(text) => {
+            values.iter().find(|(value, _)| value == text).map_or(f64::NAN, |(_, number)| *number)
+        }
         _ => f64::NAN,
     };
     let best_lr = pick("opt", &[("sgd", -1.0), ("adam", -3.0), ("rmsprop", -3.5), ("lion", -4.0)]);

@@ -111,7 +111,8 @@ pub fn stopping(family: Family, rule: &str, seeds: u64) -> Option<[f64; 3]> {
 /// What the script prints; `None` where it cannot run or has no such thing.
 fn numbers<const N: usize>(script: &str, args: &[&str]) -> Option<[f64; N]> {
     let python = std::env::var("PHALANX_PEER_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let output = Command::new(python).arg("-c").arg(script).args(args).env("OMP_NUM_THREADS", "1").output().ok()?;
+    let output =
+        Command::new(python).arg("-c").arg(script).args(args).env("OMP_NUM_THREADS", "1").output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     let found: Option<Vec<f64>> = text.split_whitespace().map(|word| word.parse().ok()).collect();
     found?.try_into().ok()

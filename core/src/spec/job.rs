@@ -160,8 +160,7 @@ pub(super) fn read(table: &Table<'_>, default_name: &str, others: &[&'static str
 
 /// Checks all of a sweep file but for its work, which is not there.
 pub(super) fn read_frame(table: &Table<'_>, default_name: &str) {
-    let nothing = Work::Program(ProgramSpec { command: Vec::new(), workdir: None });
-    read_job(table, default_name, Some(nothing));
+    read_job(table, default_name, Some(no_work()));
     for key in sweep::SWEEP_KEYS {
         table.has(key);
     }
@@ -174,7 +173,9 @@ fn read_job(table: &Table<'_>, default_name: &str, work: Option<Work>) -> Option
     if let Some(Work::Train(train)) = &work {
         train::check_gang(table, train, gang.workers);
     }
-    let spec = work.map(|work| JobSpec {
+    // Everything else is read where there is no work too, so that all problems are told at once.
+    let has_work = work.is_some();
+    let spec = JobSpec {
         name: table.name().unwrap_or_else(|| default_name.to_owned()),
         queue: read_queue(table).unwrap_or_else(|| DEFAULT_QUEUE.to_owned()),
         priority: table.integer("priority", i64::from(i32::MIN)..=i64::from(i32::MAX)).unwrap_or(0) as i32,
@@ -185,29 +186,14 @@ fn read_job(table: &Table<'_>, default_name: &str, work: Option<Work>) -> Option
         env: read_env(table),
         secrets: table.texts("secrets").unwrap_or_default(),
         gang,
-        work,
+        work: work.unwrap_or_else(no_work),
         checkpoint: table.table("checkpoint").map(read_checkpoint).unwrap_or_default(),
-    });
-    note_known_keys(table);
-    spec
+    };
+    has_work.then_some(spec)
 }
 
-/// Where no work could be read the other keys are still no unknown ones.
-fn note_known_keys(table: &Table<'_>) {
-    for key in [
-        "name",
-        "queue",
-        "priority",
-        "preemptible",
-        "time_limit",
-        "max_failures",
-        "grace",
-        "env",
-        "secrets",
-        "checkpoint",
-    ] {
-        table.has(key);
-    }
+fn no_work() -> Work {
+    Work::Program(ProgramSpec { command: Vec::new(), workdir: None })
 }
 
 fn read_version(table: &Table<'_>) {

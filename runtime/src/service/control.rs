@@ -149,7 +149,13 @@ impl Control {
         let retry = self.failing.then_some(RETRY);
         let bound = give_up.map(|at| at.saturating_duration_since(Instant::now()));
         let hour = Duration::from_secs(3600);
-        timer.into_iter().chain(retry).chain(bound).min().unwrap_or(hour).clamp(Duration::from_millis(1), hour)
+        timer
+            .into_iter()
+            .chain(retry)
+            .chain(bound)
+            .min()
+            .unwrap_or(hour)
+            .clamp(Duration::from_millis(1), hour)
     }
 
     async fn step(&mut self, inputs: &mut Vec<Input>) {
@@ -213,7 +219,8 @@ impl Control {
         }
         let effects = self.controller.requested();
         writes.extend(job_writes(&effects));
-        let committed = if writes.is_empty() { Ok(()) } else { self.shared.state.commit(&writes).await.map(drop) };
+        let committed =
+            if writes.is_empty() { Ok(()) } else { self.shared.state.commit(&writes).await.map(drop) };
         match committed {
             Ok(()) => {
                 self.controller.accept();
@@ -243,7 +250,9 @@ impl Control {
                 self.controller.validate(&submission)?;
                 Ok(self.controller.preview(now, submission))
             }
-            Request::Submit { submission, request_id: None } => Ok(self.controller.submit(now, submission)?),
+            Request::Submit { submission, request_id: None } => {
+                Ok(self.controller.submit(now, submission)?)
+            }
             Request::Submit { submission, request_id: Some((request_id, fingerprint)) } => {
                 let earlier = match seen.get(&request_id) {
                     Some(&earlier) => Some(earlier),
@@ -348,8 +357,11 @@ impl Control {
     }
 
     fn acknowledge(&mut self) {
-        let applied: Vec<(NodeName, u64)> =
-            self.sessions.iter_mut().filter_map(|(name, session)| Some((name.clone(), session.applied.take()?))).collect();
+        let applied: Vec<(NodeName, u64)> = self
+            .sessions
+            .iter_mut()
+            .filter_map(|(name, session)| Some((name.clone(), session.applied.take()?)))
+            .collect();
         for (node, through) in applied {
             self.tell(&node, Outgoing::Ack(through));
         }
@@ -366,10 +378,12 @@ impl Control {
 
     fn node_status(&self) -> Vec<NodeStatus> {
         let views = self.controller.cluster().nodes();
-        let states: BTreeMap<&NodeName, _> = self.controller.nodes().map(|node| (&node.record.name, node.state())).collect();
+        let states: BTreeMap<&NodeName, _> =
+            self.controller.nodes().map(|node| (&node.record.name, node.state())).collect();
         let status = views.filter_map(|view| {
             let device_use = self.device_use.get(view.name);
-            let used = |at: usize| device_use.and_then(|devices| devices.get(at)).copied().unwrap_or_default();
+            let used =
+                |at: usize| device_use.and_then(|devices| devices.get(at)).copied().unwrap_or_default();
             let devices = view.devices.iter().enumerate().map(|(at, device)| DeviceStatus {
                 device: device.device.clone(),
                 free_shares: if device.quarantined { 0 } else { device.free },
@@ -399,5 +413,8 @@ fn record_start(Saved { job, entered }: &Saved) {
 }
 
 fn job_writes(effects: &Effects) -> impl Iterator<Item = Write> {
-    effects.jobs.iter().map(|saved| Write::SaveJob { job: Box::new(saved.job.clone()), visible: saved.entered })
+    effects
+        .jobs
+        .iter()
+        .map(|saved| Write::SaveJob { job: Box::new(saved.job.clone()), visible: saved.entered })
 }

@@ -43,7 +43,11 @@ pub type ChangeBatch = Result<Vec<(u64, Job)>, Error>;
 /// A kind of row that can be followed.
 trait Row: Sized + Send + 'static {
     fn seq(&self) -> u64;
-    fn read(shared: &Shared, id: JobId, query: &Query) -> impl Future<Output = Result<Vec<Self>, Error>> + Send;
+    fn read(
+        shared: &Shared,
+        id: JobId,
+        query: &Query,
+    ) -> impl Future<Output = Result<Vec<Self>, Error>> + Send;
 }
 
 impl Row for LogRow {

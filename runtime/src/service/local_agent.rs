@@ -58,7 +58,9 @@ impl LocalAgent {
                         }
                     }
                 }
-                Err(error) => tracing::error!(%error, program = %self.program.display(), "cannot start the local agent"),
+                Err(error) => {
+                    tracing::error!(%error, program = %self.program.display(), "cannot start the local agent")
+                }
             }
             tokio::select! {
                 () = tokio::time::sleep(RESPAWN) => {}

@@ -10,8 +10,8 @@ mod notify;
 mod session;
 
 pub use control::Clock;
-pub use local_agent::LocalAgent;
 pub use follow::{ChangeBatch, LogBatch, PointBatch, Query};
+pub use local_agent::LocalAgent;
 
 use crate::controller::{self, Controller, Submission};
 use crate::error::Error;

@@ -58,7 +58,8 @@ where
         if hello.address.is_empty() {
             hello.address = peer.map_or_else(|| "127.0.0.1".to_owned(), |ip| ip.to_string());
         }
-        let session = Session { id: SESSIONS.fetch_add(1, Ordering::Relaxed), shared, inbox, hello, node_timeout };
+        let session =
+            Session { id: SESSIONS.fetch_add(1, Ordering::Relaxed), shared, inbox, hello, node_timeout };
         session.run(first, inbound, to_agent).await;
     });
     outbound
@@ -179,7 +180,11 @@ impl Session {
 
 /// Passes on what the loop says, and says something itself when that is nothing. Cancel: the session aborts it. Error:
 /// an agent that is gone ends it.
-async fn write(mut outgoing: mpsc::Receiver<Outgoing>, to_agent: mpsc::Sender<pb::ServiceMessage>, beat: Duration) {
+async fn write(
+    mut outgoing: mpsc::Receiver<Outgoing>,
+    to_agent: mpsc::Sender<pb::ServiceMessage>,
+    beat: Duration,
+) {
     loop {
         let message = match timeout(beat, outgoing.recv()).await {
             Ok(Some(Outgoing::Command(command))) => wire::command(&command),
