@@ -25,7 +25,7 @@ pub(crate) async fn run(global: &Global, output: &Output) -> Result<(), Failure>
     for node in &nodes {
         let amount = |amount: &Option<pb::Amount>| amount.unwrap_or_default();
         let (cpus, memory) = (amount(&node.cpus), amount(&node.memory));
-        let gpus_free: f64 = node.gpus.iter().map(|gpu| gpu.free).fold(0.0, |sum, free| sum + free);
+        let gpus_free = node.gpus.iter().fold(0.0, |sum, gpu| sum + gpu.free);
         let labels: Vec<String> = node.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         rows.add_row([
             node.name.clone(),

@@ -1,7 +1,7 @@
 //! Every combination once, parameters that come first moving slowest.
 
 use crate::space::{Param, Point, Space};
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 /// An index per parameter; that of an absent one is 0.
 type Digits = Vec<u64>;
@@ -11,14 +11,14 @@ pub(crate) struct Grid {
     counts: Vec<u64>,
     /// The next point in order; `None` once there is no more.
     next: Option<Digits>,
-    visited: HashSet<Digits>,
+    visited: BTreeSet<Digits>,
 }
 
 impl Grid {
     pub(crate) fn new(space: &Space) -> Grid {
         // The reader refuses a grid over a continuum.
         let counts: Vec<u64> = space.params().iter().map(|param| param.count().unwrap_or(1)).collect();
-        Grid { next: Some(vec![0; counts.len()]), counts, visited: HashSet::new() }
+        Grid { next: Some(vec![0; counts.len()]), counts, visited: BTreeSet::new() }
     }
 
     /// The first unvisited point that has what is given.
