@@ -234,9 +234,7 @@ pub(crate) fn why(
     let label = |job: JobId| queue.get(job).map_or_else(|| job.to_string(), |other| other.label.clone());
     let (text, holders) = match (blocked.code, blocked.kept_for) {
         (ReasonCode::HeldForReservation, Some(job)) => {
-            let at = shadow.filter(|shadow| shadow.job == job).and_then(|shadow| shadow.at);
-            let until = at.map_or_else(String::new, |at| format!(", which starts by {} s", seconds(at)));
-            (format!("{}; that is free, but kept for {}{until}", asks(&pending.gang), label(job)), vec![job])
+            (format!("{}; that is free, but kept for {}", asks(&pending.gang), label(job)), vec![job])
         }
         (ReasonCode::WaitingQuota, _) => (at_quota(cluster, queue, pending), Vec::new()),
         (ReasonCode::WaitingPriority, _) => {
@@ -246,14 +244,13 @@ pub(crate) fn why(
         _ => shortage(cluster, &pending.gang),
     };
     let own = shadow.filter(|shadow| shadow.job == pending.job).and_then(|shadow| shadow.at);
-    let starts = own.map_or_else(String::new, |at| format!("; reserved: starts by {} s", seconds(at)));
     let place = queue.place(pending.job);
     let before = match place {
         0 => "first in the queue".to_owned(),
         _ => format!("{} before it", plural(place as u64, "gang")),
     };
     let place = Some(place as u32 + 1);
-    let text = format!("{text}{starts}; {before}");
+    let text = format!("{text}; {before}");
     Reason { place, holders, starts_by: own, ..Reason::new(blocked.code, text) }
 }
 
@@ -267,8 +264,4 @@ fn at_quota(cluster: &Cluster, queue: &Queue, pending: &Pending) -> String {
         format!("queue {} holds {held} of its quota of {quota}", pending.queue)
     });
     format!("{}; {}", asks(&pending.gang), words.unwrap_or_default())
-}
-
-fn seconds(at: phalanx_core::Time) -> String {
-    phalanx_core::quantity::format_milli(at.as_micros() / 1000)
 }

@@ -6,6 +6,7 @@ use crate::reason::ReasonCode;
 use phalanx_core::spec::GangSpec;
 use phalanx_core::{JobId, Time};
 use std::cmp::Reverse;
+// unordered: the map of classes is looked up by key and never walked, so its order reaches no decision.
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;

@@ -71,6 +71,16 @@ impl Reason {
     }
 }
 
+impl Reason {
+    /// The text with the reservation, if there is one, as `when` says its time on the caller's clock: `by 100 s`.
+    pub fn told(&self, when: impl FnOnce(Time) -> String) -> String {
+        match self.starts_by {
+            Some(at) => format!("{}; reserved: starts {}", self.text, when(at)),
+            None => self.text.clone(),
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)

@@ -279,7 +279,8 @@ impl Controller {
         self.effects.planned = true;
         self.plan_at = plan.wake.filter(|&at| at > now);
         for (id, reason) in plan.reasons {
-            let reason = Reason::new(reason.code.as_str(), reason.text);
+            let text = reason.told(|at| format!("within {} s", at.since(now).as_secs() + 1));
+            let reason = Reason::new(reason.code.as_str(), text);
             if let Some(live) = self.jobs.get_mut(&id) {
                 live.job.reason = reason.clone();
             }

@@ -9,6 +9,7 @@ use crate::cluster::Cluster;
 use crate::lanes::{Discipline, QueueConfig};
 use crate::plan::{Plan, Policy, Resize, plan};
 use crate::queue::{Pending, Queue};
+use phalanx_core::quantity::format_milli;
 use phalanx_core::spec::{Happening, Limits, Scenario, ScenarioJob};
 use phalanx_core::{AttemptId, JobId, NodeName, Time};
 use std::collections::{BTreeMap, BTreeSet};
@@ -347,7 +348,8 @@ impl<'a> Engine<'a> {
             self.resize(resize);
         }
         for (job, reason) in plan.reasons {
-            let told = Told { at: self.now, text: reason.text, code: reason.code.as_str() };
+            let text = reason.told(|at| format!("by {} s", format_milli(at.as_micros() / 1000)));
+            let told = Told { at: self.now, text, code: reason.code.as_str() };
             self.jobs[index(job)].outcome.reasons.push(told);
         }
         let some_run = self.jobs_run();
