@@ -46,7 +46,7 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     let args = Args::parse();
     let output = Output::new(args.global.json, args.global.quiet);
-    start_tracing(args.global.quiet);
+    start_tracing(&output);
     match dispatch(args, &output) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
@@ -107,8 +107,9 @@ fn wide<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failur
 }
 
 /// What goes wrong behind the scenes goes to stderr; RUST_LOG says how much of it.
-fn start_tracing(quiet: bool) {
-    let default = if quiet { "error" } else { "warn" };
+fn start_tracing(output: &Output) {
+    let default = if output.quiet { "error" } else { "warn" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let format = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    format.with_target(false).with_ansi(output.stderr_color()).init();
 }

@@ -42,6 +42,11 @@ impl Output {
         self.color && self.stdout_is_terminal
     }
 
+    /// Whether stderr takes colours.
+    pub(crate) fn stderr_color(&self) -> bool {
+        self.color && self.stderr_is_terminal
+    }
+
     /// Whether a live line may be drawn.
     pub(crate) fn live(&self) -> bool {
         self.stderr_is_terminal && !self.quiet
