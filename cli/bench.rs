@@ -4,8 +4,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
-use phalanx_collective::TransportChoice;
-use phalanx_collective::bench::{self, DEFAULT_SIZES, Plan, Report};
+use phalanx_collective::bench::{self, DEFAULT_SIZES, MAX_BYTES, Plan, Report};
+use phalanx_collective::{MAX_WORLD, TransportChoice};
 
 /// Arguments of `phalanx bench`.
 #[derive(Debug, Args)]
@@ -25,7 +25,7 @@ enum What {
     )]
     Allreduce {
         /// Number of ranks.
-        #[arg(long, default_value_t = 2, value_name = "N")]
+        #[arg(long, default_value_t = 2, value_parser = ranks, value_name = "N")]
         world: usize,
         /// What the data moves over.
         #[arg(long, value_enum, default_value_t = Over::Shm)]
@@ -69,9 +69,9 @@ pub(crate) fn run(args: &BenchArgs, json: bool) -> Result<()> {
             let report =
                 bench::run(&Plan { world: *world, transport, sizes, unsynchronised: false }, &command)?;
             if json {
-                println!("{}", serde_json::to_string(&report)?)
+                println!("{}", serde_json::to_string(&report)?);
             } else {
-                print_table(&report)
+                print_table(&report);
             }
             Ok(())
         }
@@ -84,6 +84,14 @@ fn print_table(report: &Report) {
     println!("{:>12} {:>12} {:>12} {:>12}", "bytes", "us", "algbw GB/s", "busbw GB/s");
     for m in &report.results {
         println!("{:>12} {:>12.1} {:>12.2} {:>12.2}", m.bytes, m.us, m.algbw_gbps, m.busbw_gbps);
+    }
+}
+
+/// A number of ranks between which something moves.
+fn ranks(text: &str) -> Result<usize> {
+    match text.parse() {
+        Ok(n) if (2..=MAX_WORLD).contains(&n) => Ok(n),
+        _ => bail!("`{text}` ranks have nothing to exchange or are too many; ask for 2 to {MAX_WORLD}"),
     }
 }
 
@@ -104,7 +112,8 @@ fn size(text: &str) -> Result<usize> {
         .find_map(|(name, unit)| text.strip_suffix(name).map(|number| (number.trim(), unit)))
         .unwrap_or((text, 1));
     match number.parse::<usize>().ok().and_then(|n| n.checked_mul(unit)) {
-        Some(bytes) => Ok(bytes),
+        Some(bytes) if bytes > 0 && bytes % 4 == 0 && bytes <= MAX_BYTES => Ok(bytes),
+        Some(bytes) => bail!("{bytes} bytes are no whole number of f32 up to 4 GiB; ask for a multiple of 4"),
         None => bail!("`{text}` is no size; write a whole number with KiB, MiB, GiB, kB, MB or GB"),
     }
 }
@@ -118,8 +127,11 @@ mod tests {
         assert_eq!(size("64KiB").unwrap(), 65_536);
         assert_eq!(size("1 MB").unwrap(), 1_000_000);
         assert_eq!(size("12").unwrap(), 12);
-        for wrong in ["", "KiB", "1.5MiB", "-1", "1TiB", "99999999999GiB"] {
+        for wrong in ["", "KiB", "1.5MiB", "-1", "1TiB", "99999999999GiB", "0", "6", "5GiB"] {
             assert!(size(wrong).is_err(), "{wrong}");
         }
+        assert!(
+            ranks("2").is_ok() && ["0", "1", "-2", "two", "5000"].iter().all(|wrong| ranks(wrong).is_err())
+        );
     }
 }

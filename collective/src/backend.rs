@@ -75,6 +75,16 @@ pub(crate) trait Backend: Send {
     /// anyone else in this process until this returns.
     unsafe fn run(&mut self, call: &Call, seq: u64, deadline: Deadline) -> Result<()>;
 
+    /// Moves the data of `call` as [`Self::run`] does but without any synchronisation, to measure what the memory allows.
+    /// False if it cannot.
+    ///
+    /// # Safety
+    /// As [`Self::run`]; all ranks call it between two barriers, with buffers at the same place of their arenas, and
+    /// expect nothing of the contents.
+    unsafe fn unsynchronised(&mut self, _call: &Call) -> bool {
+        false
+    }
+
     /// Says goodbye: from now on this rank's end is no death.
     fn leave(&mut self);
 

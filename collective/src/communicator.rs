@@ -314,6 +314,22 @@ impl Communicator {
             .collect()
     }
 
+    /// For [`crate::bench`]: see [`Backend::unsynchronised`].
+    pub(crate) fn unsynchronised<T: Number>(
+        &mut self,
+        data: &mut ArenaBuffer<T>,
+        op: ReduceOp,
+    ) -> Result<()> {
+        let call = call_of(Op::Allreduce, Some(op), 0, data);
+        let Some(members) = &self.members else { return Ok(()) };
+        let mut engine = members.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the bench keeps to this function's contract.
+        match unsafe { engine.backend.unsynchronised(&call) } {
+            true => Ok(()),
+            false => Err(Error::invalid("only shared memory has a limit without synchronisation; use shm")),
+        }
+    }
+
     fn check_partner(&self, partner: usize) -> Result<()> {
         if partner < self.world && partner != self.rank {
             return Ok(());

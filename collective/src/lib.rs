@@ -36,6 +36,7 @@
 
 mod arena;
 mod backend;
+pub mod bench;
 mod communicator;
 mod config;
 mod element;

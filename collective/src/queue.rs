@@ -9,6 +9,9 @@ use crate::communicator::Engine;
 use crate::element::Element;
 use crate::error::{AbortReason, Error, Result};
 
+/// What comes back of an operation.
+type Answer<T> = (ArenaBuffer<T>, Result<()>);
+
 type Job = Box<dyn FnOnce(&mut Engine) + Send>;
 
 /// An operation that was started; its buffer comes back from [`Pending::wait`].
@@ -16,11 +19,11 @@ type Job = Box<dyn FnOnce(&mut Engine) + Send>;
 /// Dropping it does not cancel the operation, which other ranks count on.
 #[must_use = "the buffer comes back from `wait`"]
 pub struct Pending<T: Element> {
-    answer: Receiver<(ArenaBuffer<T>, Result<()>)>,
+    answer: Receiver<Answer<T>>,
 }
 
 impl<T: Element> Pending<T> {
-    pub(crate) fn new() -> (Sender<(ArenaBuffer<T>, Result<()>)>, Self) {
+    pub(crate) fn new() -> (Sender<Answer<T>>, Self) {
         let (sender, answer) = mpsc::channel();
         (sender, Pending { answer })
     }

@@ -129,6 +129,7 @@ unsafe fn choose<T: Number, R: Rule<T>>(sources: &[*const u8], outs: &[*mut u8],
 
 /// The loop for a known, power-of-two number of sources: all of a step is in registers.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // indices into several arrays say it best
 unsafe fn fixed<T: Number, R: Rule<T>, const N: usize, const M: usize>(
     sources: [*const T; N],
     outs: [*mut T; M],

@@ -39,7 +39,7 @@ struct Connected {
 pub(super) fn visit(config: &Config, timer: Timer) -> Result<Group> {
     let addresses = super::addresses(config)?;
     let mut retry = FIRST_RETRY;
-    let connected = loop {
+    loop {
         for &address in &addresses {
             if let Some(stream) = connect(address, timer)
                 && let Visit::Welcome(connected) = wait(config, stream, timer)?
@@ -47,11 +47,10 @@ pub(super) fn visit(config: &Config, timer: Timer) -> Result<Group> {
                 return go_on(config, *connected, timer);
             }
         }
-        let Some(left) = timer.left() else { break Err(timer.timed_out(vec![0])) };
+        let Some(left) = timer.left() else { return Err(timer.timed_out(vec![0])) };
         std::thread::sleep(retry.min(left));
         retry = (retry * 2).min(LAST_RETRY);
-    };
-    connected
+    }
 }
 
 fn connect(address: SocketAddr, timer: Timer) -> Option<TcpStream> {

@@ -141,7 +141,7 @@ impl Shm {
         let folds = call.op != Op::Allgather;
         for k in 0..steps.count {
             unsafe { self.fill_chunk(call, &steps, k) };
-            self.barrier(running)?;
+            self.barrier(running, self.patience.while_moving(CHUNK_BYTES))?;
             unsafe {
                 if folds {
                     self.fold_stripe(call, &steps, k, gathers);
@@ -154,7 +154,7 @@ impl Shm {
             }
         }
         if folds && gathers {
-            self.barrier(running)?;
+            self.barrier(running, self.patience.while_moving(CHUNK_BYTES))?;
             unsafe { self.gather_stripes(call, &steps, steps.count - 1) };
         }
         Ok(steps.count as u64)
@@ -216,7 +216,7 @@ impl Shm {
             if call.peer == self.rank {
                 unsafe { copy(call.data.add(at), chunk, bytes) };
             }
-            self.barrier(running)?;
+            self.barrier(running, self.patience.while_moving(CHUNK_BYTES))?;
             if call.peer != self.rank {
                 unsafe { copy(chunk, call.data.add(at), bytes) };
             }

@@ -103,7 +103,7 @@ impl Shm {
 
     /// Waits until all ranks are here. It succeeds on every rank or on none: whether a flag got here before its poison is
     /// the same for whoever looks.
-    pub(super) fn barrier(&mut self, running: &Running<'_>) -> Result<()> {
+    pub(super) fn barrier(&mut self, running: &Running<'_>, patience: Patience) -> Result<()> {
         self.barriers = self.barriers.wrapping_add(STEP);
         let target = self.barriers;
         if !self.segment.flag(self.rank).arrived.advance() {
@@ -111,7 +111,7 @@ impl Shm {
         }
         for step in 1..self.world {
             let peer = (self.rank + step) % self.world;
-            match self.segment.flag(peer).arrived.wait(target, self.patience, &running.deadline) {
+            match self.segment.flag(peer).arrived.wait(target, patience, &running.deadline) {
                 Waited::Ready => {}
                 Waited::Poisoned => return Err(self.why(peer)),
                 Waited::TimedOut => {
@@ -156,7 +156,7 @@ impl Shm {
         announced.code.store(code, Ordering::Relaxed);
         announced.bytes.store(ours.bytes, Ordering::Relaxed);
         announced.place.store(place, Ordering::Relaxed);
-        self.barrier(running)?;
+        self.barrier(running, self.patience)?;
         let mut fits = true;
         for peer in 0..self.world {
             let theirs = &self.segment.flag(peer).announced[parity];
@@ -203,21 +203,12 @@ impl Shm {
             }
             self.direct(call);
         }
-        self.barrier(running)
+        self.barrier(running, self.patience.while_moving(call.bytes()))
     }
 
     /// Elements of `rank`'s shard as the caller sees it.
     pub(super) fn shard(&self, call: &Call, rank: usize) -> std::ops::Range<usize> {
         shard_range(call.len, self.world, rank)
-    }
-
-    /// The part of the direct path between its barriers, alone: the memory's own limit, for the benches.
-    ///
-    /// # Safety
-    /// As [`Backend::run`], and all ranks have opened an operation on these buffers before.
-    pub(crate) unsafe fn unsynchronised(&mut self, call: &Call) {
-        // SAFETY: passed on.
-        unsafe { self.direct(call) };
     }
 }
 
@@ -234,6 +225,24 @@ impl Backend for Shm {
                 _ => self.collective(&running),
             }
         }
+    }
+
+    #[inline(never)]
+    unsafe fn unsynchronised(&mut self, call: &Call) -> bool {
+        let place = self.place(call);
+        // SAFETY: passed on; every rank's buffer lies where ours does.
+        unsafe {
+            if call.bytes() <= SMALL_BYTES {
+                self.fill_small(call, 0);
+                self.finish_small(call, 0);
+            } else if place == FOREIGN {
+                return false;
+            } else {
+                self.places.fill(place);
+                self.direct(call);
+            }
+        }
+        true
     }
 
     fn leave(&mut self) {

@@ -14,7 +14,7 @@ use crate::fault::Fault;
 use crate::watch::Watch;
 
 /// Data of all ranks together up to which everybody gets everybody's and folds it: fewer hops, more bytes.
-const SMALL_BYTES: usize = 64 << 10;
+const SMALL_BYTES: usize = 2 * MAX_PAYLOAD_BYTES;
 
 /// A rank's end of the connections.
 pub(crate) struct Tcp {
@@ -59,6 +59,16 @@ impl Tcp {
             received: vec![0; world],
             _watch: watch,
         })
+    }
+
+    /// At least `bytes` of room, to be put back. It only grows: to zero it each time would cost more than an operation.
+    pub(super) fn take_scratch(&mut self, bytes: usize) -> Vec<u64> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let words = bytes.div_ceil(size_of::<u64>()).max(1);
+        if scratch.len() < words {
+            scratch.resize(words, 0);
+        }
+        scratch
     }
 
     /// Posts `range` of the caller's buffer, in bytes, to a peer.

@@ -4,9 +4,11 @@ use crate::error::Signature;
 
 /// Begins every frame.
 const MAGIC: u32 = u32::from_le_bytes(*b"PHX1");
-pub(crate) const HEADER_BYTES: usize = 56;
-/// Where the checksum stands; what is before it is covered by it, as is the payload.
-const CHECKED_BYTES: usize = 52;
+pub(crate) const HEADER_BYTES: usize = 64;
+/// Where the checksum stands; what is before it is covered by it, as is the payload if [`COVERED`] is set.
+const CHECKED_BYTES: usize = 56;
+/// The checksum covers the payload too.
+const COVERED: u32 = 1;
 /// Largest payload: enough to make a system call worth it, and it stays in the second-level cache until it is folded.
 pub(crate) const MAX_PAYLOAD_BYTES: usize = 128 << 10;
 
@@ -49,7 +51,8 @@ impl Frame {
         Signature::from_code(self.code, self.bytes)
     }
 
-    fn unchecked(&self, epoch: u64) -> [u8; HEADER_BYTES] {
+    /// The header with the checksum over it and, if `covered`, the payload.
+    pub(crate) fn encode(&self, epoch: u64, payload: &[u8], covered: bool) -> [u8; HEADER_BYTES] {
         let mut header = [0; HEADER_BYTES];
         header[..4].copy_from_slice(&MAGIC.to_le_bytes());
         header[4..8].copy_from_slice(&self.length.to_le_bytes());
@@ -57,12 +60,7 @@ impl Frame {
             header[8 + 8 * at..16 + 8 * at].copy_from_slice(&word.to_le_bytes());
         }
         header[48..52].copy_from_slice(&self.phase.to_le_bytes());
-        header
-    }
-
-    /// The header with the checksum over it and the payload.
-    pub(crate) fn encode(&self, epoch: u64, payload: &[u8]) -> [u8; HEADER_BYTES] {
-        let mut header = self.unchecked(epoch);
+        header[52..56].copy_from_slice(&if covered { COVERED } else { 0 }.to_le_bytes());
         let sum = checksum(&header, payload);
         header[CHECKED_BYTES..].copy_from_slice(&sum.to_le_bytes());
         header
@@ -94,16 +92,74 @@ impl Frame {
     }
 }
 
-/// Whether a payload is the one its header was made for.
+#[inline(always)]
+fn word<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// Whether a header is whole and, if it says so of its payload, that too.
 pub(crate) fn fits(header: &[u8; HEADER_BYTES], payload: &[u8]) -> bool {
     header[CHECKED_BYTES..] == checksum(header, payload).to_le_bytes()
 }
 
-fn checksum(header: &[u8; HEADER_BYTES], payload: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&header[..CHECKED_BYTES]);
-    hasher.update(payload);
-    hasher.finalize()
+/// Words that are summed side by side.
+const LANES: usize = 16;
+const BLOCK_BYTES: usize = 4 * LANES;
+
+/// Fletcher's checksum (1982) over 32-bit words in independent lanes, with sums so wide that they do not wrap within a
+/// frame: any change of one or two words is seen, and of more but for one in 2^64. It runs as fast as the memory, where a
+/// CRC took a fifth of the time of a large allreduce.
+fn checksum(header: &[u8; HEADER_BYTES], payload: &[u8]) -> u64 {
+    let mut sums = [[0u64; LANES]; 2];
+    if word(header, 52) & COVERED == 0 {
+        return mix(&header[..CHECKED_BYTES], &sums);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the feature is there.
+        unsafe { sum_with_avx2(payload, &mut sums) };
+        return mix(&header[..CHECKED_BYTES], &sums);
+    }
+    sum(payload, &mut sums);
+    mix(&header[..CHECKED_BYTES], &sums)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn sum_with_avx2(payload: &[u8], sums: &mut [[u64; LANES]; 2]) {
+    sum(payload, sums);
+}
+
+#[inline(always)]
+fn sum(payload: &[u8], sums: &mut [[u64; LANES]; 2]) {
+    let (blocks, rest) = payload.as_chunks::<BLOCK_BYTES>();
+    for block in blocks {
+        add(block, sums);
+    }
+    if !rest.is_empty() {
+        // The header says how long the payload is, so zeros at its end are not confused with its own.
+        let mut block = [0; BLOCK_BYTES];
+        block[..rest.len()].copy_from_slice(rest);
+        add(&block, sums);
+    }
+}
+
+#[inline(always)]
+fn add(block: &[u8; BLOCK_BYTES], [plain, weighted]: &mut [[u64; LANES]; 2]) {
+    for lane in 0..LANES {
+        let at = 4 * lane;
+        let word = word(block, at);
+        plain[lane] += u64::from(word);
+        weighted[lane] += plain[lane];
+    }
+}
+
+/// All words into one; each step can be undone, so that a change of one of them changes the result.
+fn mix(header: &[u8], sums: &[[u64; LANES]; 2]) -> u64 {
+    let header = header.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word));
+    header.chain(sums.iter().flatten().copied()).fold(0, |hash, word| {
+        (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29) // 2^64 over the golden ratio
+    })
 }
 
 #[cfg(test)]
@@ -118,7 +174,7 @@ mod tests {
         ) {
             let [seq, code, bytes, offset] = words;
             let frame = Frame { seq, code, bytes, offset, phase, length: payload.len() as u32 };
-            let header = frame.encode(epoch, &payload);
+            let header = frame.encode(epoch, &payload, true);
             prop_assert_eq!(Frame::decode(&header, epoch), Ok(frame));
             prop_assert!(fits(&header, &payload));
             let mut wire = [&header[..], &payload].concat();
@@ -130,6 +186,12 @@ mod tests {
                 Err(_) => true,
             };
             prop_assert!(seen);
+            // Between processes of one host only the header is covered.
+            let bare = frame.encode(epoch, &payload, false);
+            prop_assert!(fits(&bare, b"whatever"));
+            let mut broken = bare;
+            broken[(bit / 8) % HEADER_BYTES] ^= 1 << (bit % 8);
+            prop_assert!(Frame::decode(&broken, epoch).is_err() || !fits(&broken, b"whatever"));
         }
     }
 }

@@ -11,8 +11,8 @@ use crate::element::shard_range;
 use crate::error::{Op, Result};
 use crate::reduce::fold;
 
-/// Contributions of each rank that may wait for those of others.
-const WINDOW: usize = 4;
+/// Contributions of each rank that may wait for those of others: few, so that they are folded while in the cache.
+const WINDOW: usize = 2;
 /// Phases of a frame.
 const CONTRIBUTION: u32 = 0;
 const RESULT: u32 = 1;
@@ -36,8 +36,7 @@ impl Tcp {
                 self.post(running, peer, RESULT, shard(rank));
             }
         }
-        let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.resize(if folds { world * WINDOW * MAX_PAYLOAD_BYTES / size_of::<u64>() } else { 1 }, 0);
+        let mut scratch = self.take_scratch(if folds { world * WINDOW * MAX_PAYLOAD_BYTES } else { 0 });
         let frames = |rank| payloads(shard(rank)).count();
         let mut sink = Shards {
             running: *running,

@@ -18,8 +18,7 @@ impl Tcp {
         let (call, world, rank) = (running.call, self.world, self.rank);
         let size = call.dtype.size();
         let stride = block.next_multiple_of(size_of::<u64>());
-        let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.resize((world * stride / size_of::<u64>()).max(1), 0);
+        let mut scratch = self.take_scratch(world * stride);
         let blocks: *mut u8 = scratch.as_mut_ptr().cast();
         let shard = |rank| {
             let range = shard_range(call.len, world, rank);
