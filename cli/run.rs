@@ -51,8 +51,8 @@ pub(crate) async fn run(global: &Global, args: &RunArgs, output: &Output) -> Res
     // Problems are told with the file's own name, before anything is started.
     file.parse()?;
     match Route::to_service(global)? {
-        Some(route) => on_service(&route, &file, output).await,
-        None => here(global, &file, output).await,
+        Some(route) => Box::pin(on_service(&route, &file, output)).await,
+        None => Box::pin(here(global, &file, output)).await,
     }
     .map_err(Failure::for_job)
 }
@@ -86,7 +86,7 @@ async fn here(global: &Global, file: &JobFile, output: &Output) -> Result<u8, Fa
         () = interrupts.next() => return Err(Failure::new(INTERRUPTED, "")),
     };
     let route = embedded.route();
-    let ended = run_here(&route, file, output, &mut interrupts).await;
+    let ended = Box::pin(run_here(&route, file, output, &mut interrupts)).await;
     embedded.stop().await;
     ended
 }

@@ -5,19 +5,19 @@ use phalanx_core::spec::{ParamValue, Params};
 use std::f64::consts::{E, PI};
 
 /// A function to minimise.
-pub struct Function {
+pub(crate) struct Function {
     /// Its name.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Its `[params]`.
-    pub params: &'static str,
+    pub(crate) params: &'static str,
     /// Its value.
-    pub value: fn(&Params) -> f64,
+    pub(crate) value: fn(&Params) -> f64,
     /// Its least value.
-    pub minimum: f64,
+    pub(crate) minimum: f64,
 }
 
 /// All of them.
-pub const FUNCTIONS: [Function; 6] = [
+pub(crate) const FUNCTIONS: [Function; 6] = [
     Function {
         name: "branin",
         params: "x0 = { kind = \"float\", low = -5, high = 10 }\nx1 = { kind = \"float\", low = 0, high = 15 }\n",
@@ -138,7 +138,7 @@ fn mixed7(params: &Params) -> f64 {
 
 /// A family of learning curves.
 #[derive(Clone, Copy, Debug)]
-pub enum Family {
+pub(crate) enum Family {
     /// Power laws that cross.
     Curves,
     /// Exponentials: good trials are often slow starters.
@@ -147,7 +147,7 @@ pub enum Family {
 
 impl Family {
     /// Its name.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Family::Curves => "curves",
             Family::Late => "late",
@@ -156,7 +156,7 @@ impl Family {
 }
 
 /// The learning curve of one trial.
-pub struct Curve {
+pub(crate) struct Curve {
     family: Family,
     seed: u64,
     trial: u64,
@@ -167,10 +167,10 @@ pub struct Curve {
 
 impl Curve {
     /// Epochs of a whole curve.
-    pub const EPOCHS: u64 = 81;
+    pub(crate) const EPOCHS: u64 = 81;
 
     /// The curve that a sweep's seed and a trial's number fix.
-    pub fn new(family: Family, seed: u64, trial: u64) -> Curve {
+    pub(crate) fn new(family: Family, seed: u64, trial: u64) -> Curve {
         let u = |slot| unit(key(seed, trial, slot));
         let speed = match family {
             Family::Curves => 0.3 + 1.2 * u(2),
@@ -180,7 +180,7 @@ impl Curve {
     }
 
     /// The loss without noise after an epoch.
-    pub fn clean(&self, epoch: u64) -> f64 {
+    pub(crate) fn clean(&self, epoch: u64) -> f64 {
         let t = epoch as f64;
         let left = match self.family {
             Family::Curves => (1.0 + t).powf(-self.speed),
@@ -190,7 +190,7 @@ impl Curve {
     }
 
     /// The loss that is reported.
-    pub fn loss(&self, epoch: u64) -> f64 {
+    pub(crate) fn loss(&self, epoch: u64) -> f64 {
         self.clean(epoch) + 0.02 * (2.0 * unit(key(self.seed, self.trial, 1000 + epoch)) - 1.0)
     }
 }
@@ -208,7 +208,7 @@ fn unit(state: u64) -> f64 {
 }
 
 /// Asserts the published check values.
-pub fn check() {
+pub(crate) fn check() {
     let at = |low: f64, high: f64, dims: usize| vec![low + 0.3 * (high - low); dims];
     let mixed = Params::from([
         ("lr".to_owned(), ParamValue::Float(1e-2)),

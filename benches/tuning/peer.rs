@@ -94,17 +94,17 @@ print(statistics.median(epochs), statistics.median(regret), sum(regret) / len(re
 "#;
 
 /// Milliseconds of one ask + tell.
-pub fn cost(search: &str, trials: usize, dims: usize) -> Option<f64> {
+pub(crate) fn cost(search: &str, trials: usize, dims: usize) -> Option<f64> {
     numbers(COST, &[search, &trials.to_string(), &dims.to_string()]).map(|[ms]| ms)
 }
 
 /// Its TPE's median best values after 100 and 200 trials.
-pub fn quality(function: &str, seeds: u64) -> Option<[f64; 2]> {
+pub(crate) fn quality(function: &str, seeds: u64) -> Option<[f64; 2]> {
     numbers(QUALITY, &[function, &seeds.to_string()])
 }
 
 /// Median epochs, median regret, mean regret.
-pub fn stopping(family: Family, rule: &str, seeds: u64) -> Option<[f64; 3]> {
+pub(crate) fn stopping(family: Family, rule: &str, seeds: u64) -> Option<[f64; 3]> {
     numbers(STOPPING, &[family.as_str(), rule, &seeds.to_string()])
 }
 

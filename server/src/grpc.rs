@@ -24,6 +24,11 @@ use tonic::transport::{Channel, Endpoint, Server, Uri};
 
 /// A peer that answers no ping for this long is gone, and its streams with it.
 const KEEPALIVE: Duration = Duration::from_secs(20);
+/// How much may be under way on a stream, on a connection, and in one frame: an agent that passes on a flood of lines of
+/// up to 1 MiB is not to wait for a round trip a line.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+const FRAME_BYTES: u32 = 1 << 20;
 /// Calls that one connection may have open.
 const STREAMS_PER_CONNECTION: u32 = 1024;
 /// Largest block of headers, in bytes.
@@ -77,6 +82,9 @@ fn builder() -> Server {
         .http2_keepalive_interval(Some(KEEPALIVE / 2))
         .http2_keepalive_timeout(Some(KEEPALIVE / 2))
         .http2_max_header_list_size(HEADER_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES)
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
 }
 

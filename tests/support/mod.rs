@@ -12,21 +12,21 @@ use tempfile::TempDir;
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
 /// A data folder, and a folder for files.
-pub struct Home {
-    pub dir: TempDir,
+pub(crate) struct Home {
+    pub(crate) dir: TempDir,
 }
 
 impl Home {
-    pub fn new() -> Home {
+    pub(crate) fn new() -> Home {
         Home { dir: tempfile::tempdir().unwrap() }
     }
 
-    pub fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }
 
     /// Writes a file into the folder for files.
-    pub fn file(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.dir.path().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, text).unwrap();
@@ -34,7 +34,7 @@ impl Home {
     }
 
     /// The binary on this data folder, in the folder for files.
-    pub fn phalanx<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+    pub(crate) fn phalanx<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_phalanx"));
         command
             .args(args)
@@ -50,56 +50,56 @@ impl Home {
     }
 
     /// Runs it to its end.
-    pub fn run<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Ended {
+    pub(crate) fn run<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Ended {
         ended(&mut self.phalanx(args))
     }
 }
 
 /// How a command ended.
 #[derive(Debug)]
-pub struct Ended {
-    pub code: i32,
-    pub stdout: Vec<u8>,
-    pub stderr: Vec<u8>,
+pub(crate) struct Ended {
+    pub(crate) code: i32,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
 }
 
 impl Ended {
-    pub fn out(&self) -> String {
+    pub(crate) fn out(&self) -> String {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 
-    pub fn err(&self) -> String {
+    pub(crate) fn err(&self) -> String {
         String::from_utf8_lossy(&self.stderr).into_owned()
     }
 
     /// Fails the test unless the code is this one.
     #[track_caller]
-    pub fn expect(self, code: i32) -> Ended {
+    pub(crate) fn expect(self, code: i32) -> Ended {
         assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.out(), self.err());
         self
     }
 
     /// Stdout as one JSON document.
     #[track_caller]
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.out()).unwrap_or_else(|error| panic!("{error}: {}", self.out()))
     }
 
     /// Stdout as one JSON object a line.
     #[track_caller]
-    pub fn json_lines(&self) -> Vec<Value> {
+    pub(crate) fn json_lines(&self) -> Vec<Value> {
         self.out().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
 
 /// Runs a command to its end, within the limit.
-pub fn ended(command: &mut Command) -> Ended {
+pub(crate) fn ended(command: &mut Command) -> Ended {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     finish(child)
 }
 
 /// Waits for a child whose stdout and stderr are pipes, within the limit.
-pub fn finish(child: Child) -> Ended {
+pub(crate) fn finish(child: Child) -> Ended {
     let pid = child.id();
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || sender.send(child.wait_with_output()));
@@ -118,13 +118,13 @@ pub fn finish(child: Child) -> Ended {
 }
 
 /// Sends a signal by name.
-pub fn signal(pid: u32, name: &str) {
+pub(crate) fn signal(pid: u32, name: &str) {
     Command::new("kill").args([format!("-{name}"), pid.to_string()]).status().unwrap();
 }
 
 /// Waits until something is so; fails the test if it is not in time.
 #[track_caller]
-pub fn eventually(what: &str, limit: Duration, mut so: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, limit: Duration, mut so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !so() {
         assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
@@ -133,27 +133,27 @@ pub fn eventually(what: &str, limit: Duration, mut so: impl FnMut() -> bool) {
 }
 
 /// Whether a process is there (a zombie is not).
-pub fn is_alive(pid: u32) -> bool {
+pub(crate) fn is_alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 /// A service on free ports.
-pub struct Service {
-    pub child: Child,
-    pub grpc: String,
-    pub http: String,
-    pub token_file: PathBuf,
-    pub ready: Value,
+pub(crate) struct Service {
+    pub(crate) child: Child,
+    pub(crate) grpc: String,
+    pub(crate) http: String,
+    pub(crate) token_file: PathBuf,
+    pub(crate) ready: Value,
 }
 
 impl Service {
     /// With four CPUs to give away.
-    pub fn start(home: &Home) -> Service {
+    pub(crate) fn start(home: &Home) -> Service {
         Service::start_with(home, &["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--cpus", "4"])
     }
 
-    pub fn start_with(home: &Home, args: &[&str]) -> Service {
+    pub(crate) fn start_with(home: &Home, args: &[&str]) -> Service {
         let mut command = home.phalanx(["up", "--json"].iter().chain(args));
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
@@ -177,12 +177,12 @@ impl Service {
         }
     }
 
-    pub fn token(&self) -> String {
+    pub(crate) fn token(&self) -> String {
         std::fs::read_to_string(&self.token_file).unwrap().trim().to_owned()
     }
 
     /// Asks it to end and waits for that.
-    pub fn stop(mut self) -> i32 {
+    pub(crate) fn stop(mut self) -> i32 {
         signal(self.child.id(), "TERM");
         let mut code = None;
         eventually("the service ends", Duration::from_secs(30), || {
@@ -193,13 +193,13 @@ impl Service {
     }
 
     /// As a crash would end it.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// An HTTP request by hand: the status, the headers and the body.
-    pub fn http(&self, request: &str) -> (u16, String, String) {
+    pub(crate) fn http(&self, request: &str) -> (u16, String, String) {
         use std::io::Write;
         let address = self.http.strip_prefix("http://").unwrap();
         let mut stream = std::net::TcpStream::connect(address).unwrap();
@@ -231,17 +231,17 @@ impl Drop for Service {
 }
 
 /// A job file around a shell script.
-pub fn script(lines: &str) -> String {
+pub(crate) fn script(lines: &str) -> String {
     format!("version = 1\n[program]\ncommand = [\"sh\", \"-c\", '''{lines}''']\n")
 }
 
 /// A job file around a shell script, with more keys before it.
-pub fn script_with(keys: &str, lines: &str) -> String {
+pub(crate) fn script_with(keys: &str, lines: &str) -> String {
     format!("version = 1\n{keys}\n[program]\ncommand = [\"sh\", \"-c\", '''{lines}''']\n")
 }
 
 /// Whether a folder holds no more than records.
-pub fn files(folder: &Path) -> Vec<String> {
+pub(crate) fn files(folder: &Path) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let mut names: Vec<String> =
         entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();

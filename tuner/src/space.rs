@@ -206,9 +206,9 @@ impl Space {
     /// A whole point: what is given as far as it can be there, the rest as proposed for its parameter's index.
     pub fn complete(&self, given: &[Option<f64>], mut propose: impl FnMut(usize) -> f64) -> Point {
         let mut point: Point = Vec::with_capacity(self.params.len());
-        for index in 0..self.params.len() {
+        for (index, given) in given.iter().enumerate() {
             let active = self.is_active(index, &point);
-            point.push(active.then(|| given[index].unwrap_or_else(|| propose(index))));
+            point.push(active.then(|| given.unwrap_or_else(|| propose(index))));
         }
         point
     }

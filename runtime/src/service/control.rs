@@ -42,8 +42,8 @@ pub(super) enum Input {
 /// What people ask for.
 #[derive(Debug)]
 pub(super) enum Request {
-    Validate(Submission),
-    Submit { submission: Submission, request_id: Option<(String, [u8; 32])> },
+    Validate(Box<Submission>),
+    Submit { submission: Box<Submission>, request_id: Option<(String, [u8; 32])> },
     Cancel(JobId),
     Pause(JobId),
     Resume(JobId),
@@ -248,10 +248,10 @@ impl Control {
         match request {
             Request::Validate(submission) => {
                 self.controller.validate(&submission)?;
-                Ok(self.controller.preview(now, submission))
+                Ok(self.controller.preview(now, *submission))
             }
             Request::Submit { submission, request_id: None } => {
-                Ok(self.controller.submit(now, submission)?)
+                Ok(self.controller.submit(now, *submission)?)
             }
             Request::Submit { submission, request_id: Some((request_id, fingerprint)) } => {
                 let earlier = match seen.get(&request_id) {
@@ -262,7 +262,7 @@ impl Control {
                     Some((same, id)) if same == fingerprint => self.latest(id).await,
                     Some(_) => Err(Error::Conflict { request_id }),
                     None => {
-                        let job = self.controller.submit(now, submission)?;
+                        let job = self.controller.submit(now, *submission)?;
                         seen.insert(request_id.clone(), (fingerprint, job.id));
                         writes.push(Write::Request { request_id, fingerprint, job: job.id });
                         Ok(job)

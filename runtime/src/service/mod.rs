@@ -232,7 +232,7 @@ impl Handle {
             Some(dir) => dir,
             None => std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
         };
-        let submission = Submission { spec, base_dir };
+        let submission = Box::new(Submission { spec, base_dir });
         let request = match (request.validate_only, request.request_id) {
             (true, _) => Request::Validate(submission),
             (false, id) => Request::Submit { submission, request_id: id.map(|id| (id, fingerprint)) },

@@ -121,5 +121,5 @@ fn primary_code(error: &sqlx::Error) -> Option<i32> {
 fn is_scarce(path: &Path) -> bool {
     let folder = path.parent().unwrap_or(path);
     nix::sys::statvfs::statvfs(folder)
-        .is_ok_and(|disk| disk.blocks_available() as u64 * disk.fragment_size() as u64 <= SCARCE_BYTES)
+        .is_ok_and(|disk| disk.blocks_available() * disk.fragment_size() <= SCARCE_BYTES)
 }

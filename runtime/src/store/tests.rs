@@ -100,7 +100,7 @@ async fn another_versions_folder_is_refused_and_left_alone() {
 
 #[tokio::test]
 async fn what_is_no_database_of_ours_is_refused_and_left_alone() {
-    let noise: Vec<u8> = (0..9000_u32).map(|n| (n * 7919 >> 3) as u8).collect();
+    let noise: Vec<u8> = (0..9000_u32).map(|n| ((n * 7919) >> 3) as u8).collect();
     let backend = Sqlite::make();
     backend
         .state()
@@ -231,14 +231,14 @@ async fn a_killed_writer_keeps_every_promise() {
         child.kill().unwrap();
         let output = child.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let promised = said.lines().filter_map(|line| {
+        let mut promised = said.lines().filter_map(|line| {
             let (job, event) = line.split_once("promised ")?.1.split_once(' ')?;
             Some((job.parse::<u64>().ok()?, event.parse::<u64>().ok()?))
         });
         let (state, records) = open_both(backend.path(), Access::ReadWrite).await.unwrap();
         let loaded = state.load().await.unwrap();
         let (lines, points) = records.last_seq(JobId(1)).await.unwrap();
-        if let Some((job, event)) = promised.last() {
+        if let Some((job, event)) = promised.next_back() {
             rounds_with_promises += 1;
             assert!(loaded.next_job > job, "{} {job}", loaded.next_job);
             assert!(lines >= event && points >= event, "{lines} {points} {event}");

@@ -39,6 +39,8 @@ pub(super) struct Parzen {
     base: Vec<f64>,
 }
 
+// One a parameter and walked in the hot loop: a pointer would save nothing and cost a miss.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug)]
 enum Dim {
     Numeric(Kernels),

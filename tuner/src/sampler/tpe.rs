@@ -191,7 +191,8 @@ fn best_candidate(view: &View<'_>, group: &Group, given: &[Option<f64>]) -> Vec<
     let name = |param: usize| view.space.params()[param].name.as_str();
     let mut kernels = Stream::new(view.seed, view.number(), "tpe kernel", name(group.params[0]));
     let kernels: Vec<usize> = (0..CANDIDATES).map(|_| group.good.pick(kernels.unit())).collect();
-    let mut candidates = vec![Vec::with_capacity(group.params.len()); CANDIDATES];
+    let empty = || Vec::with_capacity(group.params.len());
+    let mut candidates: Vec<Vec<f64>> = std::iter::repeat_with(empty).take(CANDIDATES).collect();
     for (dim, &param) in group.params.iter().enumerate() {
         let mut stream = Stream::new(view.seed, view.number(), "tpe", name(param));
         for (candidate, kernel) in candidates.iter_mut().zip(&kernels) {

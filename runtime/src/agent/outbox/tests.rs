@@ -59,7 +59,7 @@ fn a_file_torn_at_any_byte_gives_what_was_whole() {
     let (outbox, _) = open(dir.path());
     let mut ends = vec![0];
     for number in 1..=4_u8 {
-        outbox.say_all(attempt(1), [line(&vec![number; 5])]);
+        outbox.say_all(attempt(1), [line(&[number; 5])]);
         ends.push(fs::metadata(&files(dir.path())[0]).unwrap().len());
     }
     drop(outbox);

@@ -233,7 +233,8 @@ mod tests {
         let mut builder = Builder::new();
         wanted.iter().for_each(|point| builder.push_point(point));
         let found: Vec<Point> = points(&builder.body).collect::<Option<_>>().unwrap();
-        let bits = |points: &[Point]| -> Vec<(u64, u64, Vec<(u32, u64)>)> {
+        type Bits = (u64, u64, Vec<(u32, u64)>);
+        let bits = |points: &[Point]| -> Vec<Bits> {
             let values = |p: &Point| p.values.iter().map(|&(name, value)| (name, value.to_bits())).collect();
             points.iter().map(|p| (p.step, p.time, values(p))).collect()
         };
