@@ -148,11 +148,16 @@ impl Desk<'_> {
         let _ = poll(&mut polls, timeout); // whatever it says, everything is looked at next
     }
 
-    /// A rank that came and went is lost: it would not come again in this epoch.
+    /// A rank that came and went is lost: it would not come again in this epoch. One that says something before all have
+    /// come has lost its patience, and names the same ranks as we do.
     fn look_after_guests(&self) -> Result<()> {
         for (rank, guest) in (1..).zip(&self.guests) {
-            if guest.as_ref().is_some_and(|g| is_gone(&g.stream)) {
+            let Some(guest) = guest else { continue };
+            if is_gone(&guest.stream) {
                 return Err(Error::PeerLost { rank });
+            }
+            if guest.stream.peek(&mut [0]).is_ok() {
+                return Err(self.timer.timed_out(self.missing()));
             }
         }
         Ok(())

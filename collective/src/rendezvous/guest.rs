@@ -89,6 +89,7 @@ fn wait(config: &Config, stream: TcpStream, timer: Timer) -> Result<Visit> {
             Read1::Closed => return Ok(Visit::Again),
             Read1::NotYet => {
                 let Some(left) = timer.left() else {
+                    let _ = wire::write(&stream, &"out of patience"); // so that it is not taken for dead
                     return Err(timer.timed_out(missing.unwrap_or(vec![0])));
                 };
                 readable(&stream, left);

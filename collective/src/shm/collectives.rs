@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::group::{Running, Shm};
 use super::segment::CHUNK_BYTES;
+use super::staging::{Step, steps};
 use crate::backend::Call;
 use crate::element::shard_range;
 use crate::error::{Op, Result};
@@ -131,56 +132,43 @@ impl Shm {
         Ok(())
     }
 
-    /// A chunk is cut into one stripe for each rank; step `k` moves the `k`th piece of every rank's shard. Between
-    /// barriers `k` and `k + 1` a rank folds its stripe of everybody's chunk `k`, reads results of chunk `k - 1`, and
-    /// fills its chunk `k + 1`: three slots.
+    /// A chunk is cut into one stripe for each rank; step `k` moves the `k`th piece of every rank's shard.
     unsafe fn staged_shards(&mut self, running: &Running<'_>) -> Result<u64> {
         let call = running.call;
-        let steps = Stripes::new(self, call);
-        let gathers = call.op != Op::ReduceScatter;
-        let folds = call.op != Op::Allgather;
-        for k in 0..steps.count {
-            unsafe { self.fill_chunk(call, &steps, k) };
-            self.barrier(running, self.patience.while_moving(CHUNK_BYTES))?;
-            unsafe {
-                if folds {
-                    self.fold_stripe(call, &steps, k, gathers);
-                    if gathers && k > 0 {
-                        self.gather_stripes(call, &steps, k - 1);
-                    }
-                } else {
-                    self.gather_stripes(call, &steps, k);
-                }
+        let stripes = Stripes::new(self, call);
+        let (folds, gathers) = (call.op != Op::Allgather, call.op != Op::ReduceScatter);
+        for step in steps(stripes.count, folds, gathers) {
+            match step {
+                Step::Fill(k) => unsafe { self.fill_chunk(call, &stripes, k) },
+                Step::Barrier => self.barrier(running, self.patience.while_moving(CHUNK_BYTES))?,
+                Step::Fold(k) => unsafe { self.fold_stripe(call, &stripes, k, gathers) },
+                Step::Gather(k) => unsafe { self.gather_stripes(call, &stripes, k) },
             }
         }
-        if folds && gathers {
-            self.barrier(running, self.patience.while_moving(CHUNK_BYTES))?;
-            unsafe { self.gather_stripes(call, &steps, steps.count - 1) };
-        }
-        Ok(steps.count as u64)
+        Ok(stripes.count as u64)
     }
 
     /// Our buffer's pieces of step `k` into our own chunk: of all shards to be folded, or only of our own.
-    unsafe fn fill_chunk(&self, call: &Call, steps: &Stripes, k: usize) {
+    unsafe fn fill_chunk(&self, call: &Call, stripes: &Stripes, k: usize) {
         let chunk = self.segment.chunk(self.rank, self.chunks + k as u64).as_ptr();
         let size = call.dtype.size();
         for rank in 0..self.world {
             if call.op == Op::Allgather && rank != self.rank {
                 continue;
             }
-            let piece = steps.piece(self, call, rank, k);
-            let stripe = unsafe { chunk.add(rank * steps.stripe_bytes) };
+            let piece = stripes.piece(self, call, rank, k);
+            let stripe = unsafe { chunk.add(rank * stripes.stripe_bytes) };
             unsafe { copy(call.data.add(piece.start * size), stripe, piece.len() * size) };
         }
     }
 
     /// Folds our stripe of everybody's chunk into our buffer and, for others to gather, into our own chunk. Nobody else
     /// touches our stripe of any chunk in this step.
-    unsafe fn fold_stripe(&mut self, call: &Call, steps: &Stripes, k: usize, publish: bool) {
+    unsafe fn fold_stripe(&mut self, call: &Call, stripes: &Stripes, k: usize, publish: bool) {
         let Some(reduce) = call.reduce else { return };
-        let piece = steps.piece(self, call, self.rank, k);
+        let piece = stripes.piece(self, call, self.rank, k);
         let number = self.chunks + k as u64;
-        let at = self.rank * steps.stripe_bytes;
+        let at = self.rank * stripes.stripe_bytes;
         self.sources.clear();
         self.outs.clear();
         for rank in 0..self.world {
@@ -194,13 +182,13 @@ impl Shm {
     }
 
     /// Every other rank's own stripe of its chunk into our buffer.
-    unsafe fn gather_stripes(&self, call: &Call, steps: &Stripes, k: usize) {
+    unsafe fn gather_stripes(&self, call: &Call, stripes: &Stripes, k: usize) {
         let size = call.dtype.size();
         for step in 1..self.world {
             let peer = (self.rank + step) % self.world;
-            let piece = steps.piece(self, call, peer, k);
+            let piece = stripes.piece(self, call, peer, k);
             let chunk = self.segment.chunk(peer, self.chunks + k as u64).as_ptr();
-            let stripe = unsafe { chunk.add(peer * steps.stripe_bytes) };
+            let stripe = unsafe { chunk.add(peer * stripes.stripe_bytes) };
             unsafe { copy(stripe, call.data.add(piece.start * size), piece.len() * size) };
         }
     }

@@ -41,7 +41,7 @@ pub(crate) struct Offer {
 
 impl Offer {
     pub(crate) fn open(nonce: u64) -> Result<Self> {
-        let door = format!("phalanx-collective-{:016x}", host::nonce());
+        let door = format!("phalanx-collective-{}-{:016x}", std::process::id(), host::nonce());
         let open = || {
             let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&door)?)?;
             listener.set_nonblocking(true)?;

@@ -5,6 +5,7 @@ mod group;
 mod handoff;
 mod messages;
 mod segment;
+mod staging;
 mod word;
 
 pub(crate) use group::Shm;

@@ -18,7 +18,7 @@ pub(crate) const SMALL_BYTES: usize = 4 << 10;
 pub(crate) const SMALL_SLOTS: usize = 2;
 /// A piece of foreign memory on its way through.
 pub(crate) const CHUNK_BYTES: usize = 256 << 10;
-/// Between two barriers a rank fills one chunk, folds the next older and reads results from the one before: two slots race.
+/// Between two barriers a rank folds one chunk, gathers the one before and fills the next: two slots race.
 pub(crate) const CHUNK_SLOTS: usize = 3;
 /// A piece of a message.
 pub(crate) const MAIL_BYTES: usize = 64 << 10;

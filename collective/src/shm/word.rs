@@ -262,4 +262,52 @@ mod tests {
             assert!(start.elapsed() < Duration::from_secs(5));
         }
     }
+
+    /// Every interleaving of a waiter (as in `wait_slowly`) and one that advances or poisons (as in `advance`, `poison`), at
+    /// the grain of their atomic steps. The kernel compares and sleeps in one.
+    #[test]
+    fn no_interleaving_loses_a_wake_up() {
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        struct State {
+            value: bool,
+            sleepers: u8,
+            asleep: bool,
+            /// Where each is, and what the waiter saw.
+            waiter: u8,
+            saw: bool,
+            other: u8,
+        }
+        fn waiter(s: State) -> Option<State> {
+            match s.waiter {
+                0 if s.value => Some(State { waiter: 9, ..s }),
+                0 => Some(State { waiter: 1, saw: s.value, ..s }),
+                1 => Some(State { waiter: 2, sleepers: s.sleepers + 1, ..s }),
+                2 if s.value != s.saw => Some(State { waiter: 4, ..s }), // the futex does not hold what was seen
+                2 => Some(State { waiter: 3, asleep: true, ..s }),
+                3 if s.asleep => None,
+                3 => Some(State { waiter: 4, ..s }),
+                4 => Some(State { waiter: 0, sleepers: s.sleepers - 1, ..s }),
+                _ => None,
+            }
+        }
+        fn other(s: State) -> Option<State> {
+            match s.other {
+                0 => Some(State { value: true, other: 1, ..s }),
+                1 => Some(State { other: if s.sleepers > 0 { 2 } else { 9 }, ..s }),
+                2 => Some(State { asleep: false, other: 9, ..s }),
+                _ => None,
+            }
+        }
+        let mut seen = std::collections::HashSet::new();
+        let mut open =
+            vec![State { value: false, sleepers: 0, asleep: false, waiter: 0, saw: false, other: 0 }];
+        while let Some(state) = open.pop() {
+            if seen.insert(state) {
+                let next: Vec<State> = [waiter(state), other(state)].into_iter().flatten().collect();
+                assert!(!next.is_empty() || state.waiter == 9, "asleep for ever: {state:?}");
+                open.extend(next);
+            }
+        }
+        assert!(seen.len() > 20);
+    }
 }
