@@ -72,7 +72,11 @@ fn main() {
     let service = Service::start(&home);
     std::thread::sleep(Duration::from_secs(2));
     let tree = resident_mib(service.child.id());
-    println!("{:<34} {tree:8.1} MiB                      Ray: 695 MiB in 20 processes ({:.0}x)", "idle, all processes", 695.0 / tree);
+    println!(
+        "{:<34} {tree:8.1} MiB                      Ray: 695 MiB in 20 processes ({:.0}x)",
+        "idle, all processes",
+        695.0 / tree
+    );
 
     runtime.block_on(async {
         let client = Client::to(&service).await;
@@ -81,7 +85,13 @@ fn main() {
         for _ in 0..SUBMITS {
             took.push(client.first_line().await.as_secs_f64());
         }
-        report("submit until the first log line", "ms", &mut took, 1e3, "Ray: 6800 ms for a no-op `ray job submit`");
+        report(
+            "submit until the first log line",
+            "ms",
+            &mut took,
+            1e3,
+            "Ray: 6800 ms for a no-op `ray job submit`",
+        );
         let start = Instant::now();
         let mut workers = tokio::task::JoinSet::new();
         for worker in 0..AT_ONCE {

@@ -6,7 +6,6 @@ use crate::file::JobFile;
 use crate::output::Output;
 use crate::table;
 use phalanx_tuner::replay::{MAX_TRIAL, Replay, Row, replay};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// Run the early stopping of a sweep over recorded learning curves
@@ -64,8 +63,8 @@ fn print(done: &Replay, output: &Output) -> Result<(), Failure> {
 
 /// The rows, and the line of the file each stands on.
 fn read_rows(path: &Path) -> Result<(Vec<Row>, Vec<u64>), String> {
-    let file = File::open(path).map_err(|error| format!(": cannot be read: {error}"))?;
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(file);
+    let text = std::fs::read(path).map_err(|error| format!(": cannot be read: {error}"))?;
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_slice());
     let header = reader.headers().map_err(|error| format!(": {error}"))?.clone();
     let column = |name: &str| {
         let named: Vec<usize> = (0..header.len()).filter(|index| header.get(*index) == Some(name)).collect();
@@ -79,7 +78,7 @@ fn read_rows(path: &Path) -> Result<(Vec<Row>, Vec<u64>), String> {
     let (mut rows, mut lines) = (Vec::new(), Vec::new());
     for record in reader.records() {
         let record = record.map_err(|error| format!(": {error}"))?;
-        let line = record.position().map_or(0, csv::Position::line);
+        let line = record.position().map_or(0, |start| line_of(&text, start));
         let field = |index: usize| record.get(index).unwrap_or_default();
         let count = |index: usize, name: &str| {
             let text = field(index);
@@ -97,6 +96,12 @@ fn read_rows(path: &Path) -> Result<(Vec<Row>, Vec<u64>), String> {
         lines.push(line);
     }
     Ok((rows, lines))
+}
+
+/// The line a record stands on: the reader counts blank lines before it to the record.
+fn line_of(text: &[u8], start: &csv::Position) -> u64 {
+    let ahead = text.iter().skip(start.byte() as usize).take_while(|byte| matches!(byte, b'\n' | b'\r'));
+    start.line() + ahead.filter(|&&byte| byte == b'\n').count() as u64
 }
 
 #[cfg(test)]

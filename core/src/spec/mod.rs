@@ -14,7 +14,8 @@ pub use gang::{BundleSpec, GangSpec, LabelRule, Placement, Workers};
 pub use job::{CheckpointPolicy, JobSpec, MetricMode, ProgramSpec, Work};
 pub use params::{Condition, Domain, ParamSpec, ParamValue, Params};
 pub use scenario::{
-    Happening, Limits, Link, Scenario, ScenarioEvent, ScenarioJob, ScenarioNode, ScenarioPolicy, ScenarioQueue,
+    Happening, Limits, Link, Scenario, ScenarioEvent, ScenarioJob, ScenarioNode, ScenarioPolicy,
+    ScenarioQueue,
 };
 pub use search::{Halving, HalvingMode, Pace, Search, Stopping};
 pub use sweep::{Objective, SweepSpec, is_sweep};

@@ -465,7 +465,9 @@ mod tests {
 
     fn parse(gang: &str, train: &str) -> Result<super::TrainSpec, String> {
         let data = r#"data = { kind = "csv", path = "a.csv", target = "y" }"#;
-        let text = format!("version = 1\n[gang]\n{gang}\n[train]\nmodel = {{ kind = \"linear\" }}\n{data}\n{train}\n");
+        let text = format!(
+            "version = 1\n[gang]\n{gang}\n[train]\nmodel = {{ kind = \"linear\" }}\n{data}\n{train}\n"
+        );
         match JobSpec::parse(&text, "job").map_err(|problems| problems.render("job.toml", &text))?.work {
             Work::Train(train) => Ok(*train),
             Work::Program(_) => unreachable!("the file has [train]"),

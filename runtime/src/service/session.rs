@@ -52,7 +52,7 @@ where
             return;
         }
         let Some(mut hello) = first.remove(0).ok().and_then(|message| wire::hello(message).ok()) else {
-            tracing::warn!(?peer, "an agent did not say who it is");
+            tracing::debug!(?peer, "a session ended before it said whose it is");
             return;
         };
         if hello.address.is_empty() {
