@@ -8,9 +8,13 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The file that is locked; it stays when the lock is gone.
 const FILE: &str = "lock";
+/// How often, and how long apart, a lock without a living holder's text is looked at.
+const LOOKS: u32 = 50;
+const LOOK: Duration = Duration::from_millis(1);
 /// Longest text in it that is looked at.
 const TEXT_BYTES: u64 = 256;
 
@@ -93,13 +97,31 @@ fn whole_file(kind: i32) -> libc::flock {
     }
 }
 
-/// A lock that was taken a moment ago may not carry its text yet: pid 0 then.
+/// Who the file says. A lock that was taken a moment ago carries no text yet, or still that of a holder that is gone; it
+/// is looked at again for a moment, and is of pid 0 where it stays so.
 fn read_holder(file: &mut File) -> Holder {
+    for _ in 0..LOOKS {
+        let holder = parse_holder(file);
+        if holder.pid != 0 && is_alive(holder.pid) {
+            return holder;
+        }
+        std::thread::sleep(LOOK);
+    }
+    parse_holder(file)
+}
+
+fn parse_holder(file: &mut File) -> Holder {
     let mut text = String::new();
     // Unreadable text is as good as none.
     let _ = file.rewind().and_then(|()| file.take(TEXT_BYTES).read_to_string(&mut text));
     let (pid, purpose) = text.lines().next().unwrap_or("").split_once(' ').unwrap_or(("", "unknown"));
     Holder { pid: pid.parse().unwrap_or(0), purpose: purpose.to_owned() }
+}
+
+fn is_alive(pid: u32) -> bool {
+    let Ok(pid) = i32::try_from(pid) else { return false };
+    // Another user's process may not be signalled, which shows that it is there.
+    !matches!(nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None), Err(Errno::ESRCH))
 }
 
 #[cfg(test)]
