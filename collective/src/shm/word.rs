@@ -27,10 +27,11 @@ impl Patience {
         }
     }
 
-    /// For peers that are known to be at work on `bytes`: as long as that takes, since to be woken takes longer.
+    /// For peers that are known to be at work on `bytes`: as long as that takes, if it is not long beside waking up. (Longer
+    /// would keep the CPU from a peer that has to share it with us.)
     pub(crate) fn while_moving(self, bytes: usize) -> Self {
-        let spins = if self.spins == 0 { 0 } else { self.spins.max((bytes / BYTES_PER_SPIN) as u32) };
-        Patience { spins, ..self }
+        let working = u32::try_from(bytes / BYTES_PER_SPIN).unwrap_or(u32::MAX).min(MAX_SPINS);
+        Patience { spins: if self.spins == 0 { 0 } else { self.spins.max(working) }, ..self }
     }
 }
 
@@ -39,6 +40,8 @@ const SPINS: u32 = 200;
 const YIELDS: u32 = 50;
 /// What a rank moves in the time of a round, at a cautious 10 GB/s and 40 ns.
 const BYTES_PER_SPIN: usize = 400;
+/// About 60 us: what it takes to be woken on a virtual machine.
+const MAX_SPINS: u32 = 1500;
 
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,8 +1,12 @@
 //! One peer's data connection: frames on their way out and in.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice, Read};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, sendmsg};
 
 use super::frame::{Bad, Frame, HEADER_BYTES, fits};
 
@@ -121,7 +125,9 @@ impl Link {
                 IoSlice::new(&header[(*sent).min(HEADER_BYTES)..]),
                 IoSlice::new(&body[sent.saturating_sub(HEADER_BYTES)..]),
             ];
-            match self.stream.write_vectored(&parts) {
+            // Not `write_vectored`: with that, a peer's end could be a SIGPIPE.
+            let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+            match sendmsg::<()>(self.stream.as_raw_fd(), &parts, &[], flags, None) {
                 Ok(n) => {
                     progress = true;
                     *sent += n;
@@ -130,8 +136,8 @@ impl Link {
                         return Ok(true);
                     }
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(progress),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(Errno::EAGAIN) => return Ok(progress),
+                Err(Errno::EINTR) => {}
                 Err(_) => return Err(Trouble::Closed),
             }
         }
@@ -211,6 +217,7 @@ unsafe fn payload<'a>(out: &Outgoing) -> &'a [u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
     use std::net::TcpListener;
 
     fn pair() -> (Link, Link) {

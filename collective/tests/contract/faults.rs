@@ -195,7 +195,8 @@ fn mixed_up_operations_are_named_on_every_rank() {
 
 #[test]
 fn different_kinds_and_types_do_not_mix() {
-    let calls: [fn(&mut Communicator) -> Result<(), Error>; 4] = [
+    type Called = Result<(), Error>;
+    let calls: [fn(&mut Communicator) -> Called; 4] = [
         |c| c.allreduce(&mut [0f32; 4], ReduceOp::Max),
         |c| c.allreduce(&mut [0i64; 2], ReduceOp::Max),
         |c| c.broadcast(&mut [0f32; 4], 0),
