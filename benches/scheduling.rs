@@ -6,7 +6,7 @@
 #![allow(missing_docs)]
 
 use phalanx_core::resources::{Capacity, Device};
-use phalanx_core::spec::{GangSpec, Scenario, ScenarioJob, ScenarioNode, ScenarioQueue, Workers};
+use phalanx_core::spec::{GangSpec, QueueSpec, Scenario, ScenarioJob, ScenarioNode, Workers};
 use phalanx_core::{Cpus, GpuRequest, Time};
 use phalanx_scheduler::simulate::simulate;
 use std::time::{Duration, Instant};
@@ -108,8 +108,7 @@ fn scenario(jobs: &[Job], nodes: u32, las: bool, elastic: bool, limits: bool) ->
         }
     };
     let none = phalanx_core::spec::Limits::default;
-    let queue =
-        ScenarioQueue { name: "default".to_owned(), weight: 1.0, guaranteed: none(), quota: none(), las };
+    let queue = QueueSpec { name: "default".to_owned(), weight: 1.0, guaranteed: none(), quota: none(), las };
     Scenario {
         nodes: (0..nodes).map(node).collect(),
         queues: vec![queue],

@@ -3,10 +3,12 @@
 use crate::bundle::Bundle;
 use phalanx_core::Resources;
 use phalanx_core::resources::{Capacity, WHOLE};
+use phalanx_core::spec::Limits;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// A kind of resource.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Kind {
     /// GPUs, in thousandths.
     Gpu,
@@ -43,6 +45,20 @@ impl Kind {
 /// Amounts by kind; a kind that is not named is not limited, or not there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Amounts(BTreeMap<Kind, u64>);
+
+impl From<&Limits> for Amounts {
+    fn from(limits: &Limits) -> Self {
+        let mut amounts = Amounts::default();
+        let fixed = [(Kind::Gpu, limits.gpus), (Kind::Cpu, limits.cpus), (Kind::Memory, limits.memory_bytes)];
+        for (kind, amount) in fixed.into_iter().filter_map(|(kind, amount)| Some((kind, amount?))) {
+            amounts.set(kind, amount);
+        }
+        for (name, &milli) in &limits.custom {
+            amounts.set(Kind::Custom(name.clone()), milli);
+        }
+        amounts
+    }
+}
 
 impl Amounts {
     /// Sets a kind.

@@ -46,6 +46,8 @@ pub struct Holder {
     pub attained: f64,
     /// How often earlier attempts were preempted.
     pub preemptions: u32,
+    /// It may grow, where it is elastic: every rank starts again, so only a gang that can go on from a checkpoint does.
+    pub grows: bool,
     /// What it asked for.
     pub gang: Arc<GangSpec>,
 }
@@ -65,6 +67,7 @@ impl Holder {
             saves_every: None,
             attained: pending.attained,
             preemptions: pending.preemptions,
+            grows: true,
             gang: Arc::clone(&pending.gang),
         }
     }

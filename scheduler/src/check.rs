@@ -34,6 +34,11 @@ pub(crate) fn over_quota(config: &QueueConfig, gang: &GangSpec) -> Option<Reason
     Some(Reason::new(ReasonCode::Infeasible, text))
 }
 
+/// Whether the gang fits into its queue's quota while nothing else is in it.
+pub fn check_quota(config: &QueueConfig, gang: &GangSpec) -> Result<(), Reason> {
+    over_quota(config, gang).map_or(Ok(()), Err)
+}
+
 /// The same without the reason.
 pub(crate) fn feasible(cluster: &Cluster, gang: &GangSpec) -> bool {
     let workers = gang.workers.min;

@@ -3,7 +3,7 @@
 use crate::amounts::Amounts;
 use crate::bundle::{Bundle, Holder};
 use crate::index::{Index, Slot};
-use crate::lanes::Usage;
+use crate::lanes::{Share, ShareClock, Usage};
 use crate::node::Node;
 use phalanx_core::resources::{Capacity, Device};
 use phalanx_core::{AttemptId, Cpus, NodeName, Rank, Time};
@@ -74,6 +74,7 @@ pub struct Cluster {
     /// All that the nodes have.
     pub(crate) total: Amounts,
     usage: BTreeMap<String, Usage>,
+    clock: ShareClock,
     /// Holders with a time limit by when it ends them.
     ends: BTreeSet<(Time, AttemptId)>,
     /// Holders that may be asked to give way, by priority.
@@ -226,7 +227,13 @@ impl Cluster {
         }
         let slots = self.take(attempt, bundles)?;
         let amounts = Amounts::of_bundles(bundles);
-        self.usage.entry(holder.queue.clone()).or_default().held.add(&amounts);
+        let clock = self.clock;
+        let usage = self.usage.entry(holder.queue.clone()).or_default();
+        if !self.quiet {
+            usage.settle(clock);
+            usage.really.add(&amounts);
+        }
+        usage.held.add(&amounts);
         self.ends.extend(holder.ends_by().map(|end| (end, attempt)));
         if holder.preemptible {
             self.preemptible.entry(holder.priority).or_default().insert(attempt);
@@ -304,6 +311,10 @@ impl Cluster {
         holding.amounts.subtract(&given);
         holding.slots.remove(&slot);
         if let Some(usage) = self.usage.get_mut(&holding.holder.queue) {
+            if !self.quiet {
+                usage.settle(self.clock);
+                usage.really.subtract(&given);
+            }
             usage.held.subtract(&given);
         }
         if !holding.slots.is_empty() {
@@ -333,11 +344,33 @@ impl Cluster {
     }
 
     /// Lets the decayed shares of the queues run up to `now`; to be called before holdings change at `now`, and by every
-    /// plan.
+    /// plan. Another half-life counts from now on.
     pub fn settle(&mut self, now: Time, half_life: Duration) {
-        for usage in self.usage.values_mut() {
-            usage.settle(now, half_life);
+        if self.clock.half_life != half_life {
+            let until = ShareClock { now, ..self.clock };
+            self.usage.values_mut().for_each(|usage| usage.settle(until));
         }
+        self.clock = ShareClock { now: now.max(self.clock.now), half_life };
+    }
+
+    /// What every queue has had, to be stored whenever holdings have changed.
+    pub fn shares(&self) -> impl Iterator<Item = (&str, &Share)> {
+        self.usage.iter().map(|(queue, usage)| (queue.as_str(), &usage.had))
+    }
+
+    /// Puts back what a queue has had; before anything is held for it.
+    pub fn restore_share(&mut self, queue: impl Into<String>, share: Share) {
+        self.usage.entry(queue.into()).or_default().had = share;
+    }
+
+    /// A queue's share of its dominant resource, of what it holds and has held, as the last plan saw it: 0 to 2.
+    pub fn share(&self, queue: &str) -> f64 {
+        self.usage.get(queue).map_or(0.0, |usage| usage.share(&self.total, self.clock))
+    }
+
+    /// What a queue holds, by kind.
+    pub fn held(&self, queue: &str) -> Amounts {
+        self.held_by(queue)
     }
 
     /// Queues that have held something.

@@ -216,7 +216,7 @@ impl<'a> Decision<'a> {
             }
         });
         let weight = config.map_or(1.0, |config| config.weight);
-        let share = usage.map_or(0.0, |usage| usage.share(&self.cluster.total)) / weight;
+        let share = self.cluster.share(queue) / weight;
         // A share is never negative, and the bits of such a number are in its order.
         (!within, key.0, share.to_bits(), key.1, key.2, key.3)
     }

@@ -21,7 +21,8 @@ pub(crate) fn grow(decision: &mut Decision<'_>) {
     for (attempt, holding) in decision.cluster.elastic() {
         let (holder, workers) = (&holding.holder, decision.cluster.bundles(attempt).len() as u32);
         let may = holder.started + decision.policy.resize_interval;
-        if workers >= holder.gang.workers.max || attempt.number == TENTATIVE || decision.gives_way(attempt) {
+        let full = workers >= holder.gang.workers.max;
+        if full || !holder.grows || attempt.number == TENTATIVE || decision.gives_way(attempt) {
             continue;
         }
         if may <= decision.now {

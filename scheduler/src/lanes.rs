@@ -2,8 +2,8 @@
 
 use crate::amounts::{Amounts, Kind};
 use phalanx_core::Time;
-use phalanx_core::spec::GangSpec;
-use std::collections::BTreeMap;
+use phalanx_core::spec::{GangSpec, QueueSpec};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// In which order the gangs of one queue go.
@@ -34,6 +34,17 @@ impl Default for QueueConfig {
     fn default() -> Self {
         let (guaranteed, quota) = (Amounts::default(), Amounts::default());
         QueueConfig { weight: 1.0, guaranteed, quota, discipline: Discipline::Fifo }
+    }
+}
+
+impl From<&QueueSpec> for QueueConfig {
+    fn from(spec: &QueueSpec) -> Self {
+        QueueConfig {
+            weight: spec.weight,
+            guaranteed: Amounts::from(&spec.guaranteed),
+            quota: Amounts::from(&spec.quota),
+            discipline: if spec.las { Discipline::Las } else { Discipline::Fifo },
+        }
     }
 }
 
@@ -72,45 +83,115 @@ impl QueueConfig {
     }
 }
 
-/// What a queue holds and has held.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Usage {
-    pub(crate) held: Amounts,
+/// What a queue has had: changes only when what it holds changes, so that a caller who stores it then has it exactly.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Share {
     /// Exponentially decayed average of what was held, by kind.
-    average: BTreeMap<Kind, f64>,
+    average: Vec<(Kind, f64)>,
+    /// Until when it is reckoned.
     settled: Time,
 }
 
+/// The clock that shares run by.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct ShareClock {
+    pub(crate) now: Time,
+    pub(crate) half_life: Duration,
+}
+
+/// What a queue holds and has held.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Usage {
+    /// With what a plan tries out.
+    pub(crate) held: Amounts,
+    /// Without: what the past is reckoned by.
+    pub(crate) really: Amounts,
+    pub(crate) had: Share,
+}
+
 impl Usage {
-    /// Lets the average run up to `now` over what is held.
-    pub(crate) fn settle(&mut self, now: Time, half_life: Duration) {
-        let passed = now.since(self.settled);
-        if passed.is_zero() {
+    /// Lets the average run up to now over what was held since; to be called before that changes.
+    pub(crate) fn settle(&mut self, clock: ShareClock) {
+        if clock.now <= self.had.settled {
             return;
         }
-        self.settled = now;
-        let kept = 0.5f64.powf(passed.as_secs_f64() / half_life.as_secs_f64().max(1e-6));
-        for (kind, _) in self.held.iter() {
-            if !self.average.contains_key(kind) {
-                self.average.insert(kind.clone(), 0.0);
+        let kept = self.kept(clock);
+        for (kind, _) in self.really.iter() {
+            if !self.had.average.iter().any(|(known, _)| known == kind) {
+                self.had.average.push((kind.clone(), 0.0));
             }
         }
-        for (kind, average) in &mut self.average {
-            *average = *average * kept + self.held.get(kind) as f64 * (1.0 - kept);
+        for (kind, average) in &mut self.had.average {
+            *average = *average * kept + self.really.get(kind) as f64 * (1.0 - kept);
         }
+        self.had.settled = clock.now;
+    }
+
+    /// How much of the average is left by now.
+    fn kept(&self, clock: ShareClock) -> f64 {
+        let passed = clock.now.since(self.had.settled);
+        if passed.is_zero() {
+            return 1.0;
+        }
+        0.5f64.powf(passed.as_secs_f64() / clock.half_life.as_secs_f64().max(1e-6))
     }
 
     /// The share of its dominant resource, of what it holds now and has held: 0 to 2.
-    pub(crate) fn share(&self, total: &Amounts) -> f64 {
+    pub(crate) fn share(&self, total: &Amounts, clock: ShareClock) -> f64 {
         let part = |kind: &Kind, amount: f64| match total.get(kind) {
             0 => 0.0,
             all => amount / all as f64,
         };
-        let parts = self
-            .held
-            .iter()
-            .map(|(kind, held)| part(kind, held as f64 + self.average.get(kind).copied().unwrap_or(0.0)));
-        let past = self.average.iter().map(|(kind, &average)| part(kind, average));
-        parts.chain(past).fold(0.0, f64::max)
+        let kept = self.kept(clock);
+        let past = |kind: &Kind| {
+            let known = self.had.average.iter().find(|(known, _)| known == kind);
+            let average = known.map_or(0.0, |&(_, average)| average);
+            average * kept + self.really.get(kind) as f64 * (1.0 - kept)
+        };
+        let parts = self.held.iter().map(|(kind, held)| part(kind, held as f64 + past(kind)));
+        let gone = self.had.average.iter().map(|(kind, _)| part(kind, past(kind)));
+        parts.chain(gone).fold(0.0, f64::max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HALF_LIFE: Duration = Duration::from_secs(100);
+
+    fn at(seconds: u64) -> ShareClock {
+        ShareClock { now: Time::ZERO + Duration::from_secs(seconds), half_life: HALF_LIFE }
+    }
+
+    fn amounts(cpus: u64) -> Amounts {
+        let mut amounts = Amounts::default();
+        amounts.set(Kind::Cpu, cpus);
+        amounts
+    }
+
+    #[test]
+    fn a_share_that_was_stored_and_read_back_is_the_same_to_the_bit() {
+        let total = amounts(8000);
+        let mut usage = Usage::default();
+        usage.settle(at(3));
+        usage.held = amounts(4000);
+        usage.really = amounts(4000);
+        // Looked at again and again, and not at all: the same.
+        let looked: Vec<f64> = (4..50).map(|now| usage.share(&total, at(now))).collect();
+        assert!(looked.is_sorted() && looked[0] > 0.5, "{looked:?}");
+        let stored = serde_json::to_string(&usage.had).unwrap();
+        let restored = Usage { had: serde_json::from_str(&stored).unwrap(), ..usage.clone() };
+        assert_eq!(restored.share(&total, at(70)).to_bits(), usage.share(&total, at(70)).to_bits());
+        // What a plan tries out has no past.
+        let past = usage.share(&total, at(103)) - 0.5;
+        usage.held = amounts(8000);
+        assert_eq!(usage.share(&total, at(103)), 1.0 + past);
+        // After a half-life without anything half of it is left.
+        usage.held = amounts(4000);
+        usage.settle(at(103));
+        usage.held = Amounts::default();
+        usage.really = Amounts::default();
+        assert!((usage.share(&total, at(203)) - past / 2.0).abs() < 1e-12);
     }
 }

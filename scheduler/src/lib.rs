@@ -26,9 +26,9 @@ pub mod simulate;
 
 pub use amounts::{Amounts, Kind};
 pub use bundle::{Bundle, Holder};
-pub use check::check;
+pub use check::{check, check_quota};
 pub use cluster::{Cluster, DeviceView, HoldError, NodeView};
-pub use lanes::{Discipline, QueueConfig};
+pub use lanes::{Discipline, QueueConfig, Share};
 pub use plan::{Eviction, Plan, Policy, Resize, explain, plan};
 pub use queue::{Pending, Queue};
 pub use reason::{Reason, ReasonCode};

@@ -7,6 +7,7 @@ use crate::decide::Decision;
 use crate::explain::why;
 use crate::queue::Queue;
 use crate::reason::Reason;
+use phalanx_core::spec::SchedulingSpec;
 use phalanx_core::{AttemptId, JobId, Time};
 use std::time::Duration;
 
@@ -35,6 +36,19 @@ impl Default for Policy {
             share_half_life: Duration::from_secs(24 * 3600),
             las_threshold_seconds: 3600.0,
             las_preemptions: 3,
+        }
+    }
+}
+
+impl From<&SchedulingSpec> for Policy {
+    fn from(set: &SchedulingSpec) -> Self {
+        let default = Policy::default();
+        Policy {
+            max_bypass: set.max_bypass.map_or(default.max_bypass, |count| count as usize),
+            resize_interval: set.resize_interval.unwrap_or(default.resize_interval),
+            share_half_life: set.share_half_life.unwrap_or(default.share_half_life),
+            las_threshold_seconds: set.las_threshold_seconds.unwrap_or(default.las_threshold_seconds),
+            las_preemptions: set.las_preemptions.unwrap_or(default.las_preemptions),
         }
     }
 }

@@ -161,9 +161,21 @@ impl Queue {
         self.policy.clone()
     }
 
+    /// Sets the policy and all named queues anew; gangs that wait stay in their places.
+    pub fn set_up(&mut self, policy: Policy, configs: BTreeMap<String, QueueConfig>) {
+        self.policy = policy;
+        self.configs = configs;
+        self.refile();
+    }
+
     /// Sets a named queue up; one that is not set up has weight 1, no guarantee and no quota.
     pub fn configure(&mut self, name: impl Into<String>, config: QueueConfig) {
         self.configs.insert(name.into(), config);
+        self.refile();
+    }
+
+    /// Puts every gang in its place again, to be looked at by the next plan.
+    fn refile(&mut self) {
         self.memory = Memory::default();
         let waiting: Vec<Pending> = self.iter().cloned().collect();
         for pending in waiting {

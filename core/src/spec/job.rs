@@ -196,7 +196,7 @@ fn no_work() -> Work {
     Work::Program(ProgramSpec { command: Vec::new(), workdir: None })
 }
 
-fn read_version(table: &Table<'_>) {
+pub(super) fn read_version(table: &Table<'_>) {
     match table.integer("version", 0..=i64::MAX) {
         Some(1) => {}
         Some(other) => {

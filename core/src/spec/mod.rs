@@ -3,9 +3,11 @@
 mod gang;
 mod job;
 mod params;
+mod queue;
 pub(crate) mod reader;
 mod scenario;
 mod search;
+mod service;
 mod sweep;
 mod template;
 mod train;
@@ -13,11 +15,10 @@ mod train;
 pub use gang::{BundleSpec, GangSpec, LabelRule, Placement, Workers};
 pub use job::{CheckpointPolicy, JobSpec, MetricMode, ProgramSpec, Work};
 pub use params::{Condition, Domain, ParamSpec, ParamValue, Params};
-pub use scenario::{
-    Happening, Limits, Link, Scenario, ScenarioEvent, ScenarioJob, ScenarioNode, ScenarioPolicy,
-    ScenarioQueue,
-};
+pub use queue::{DEFAULT_QUEUE, Limits, QueueSpec, SchedulingSpec};
+pub use scenario::{Happening, Link, Scenario, ScenarioEvent, ScenarioJob, ScenarioNode};
 pub use search::{Halving, HalvingMode, Pace, Search, Stopping};
+pub use service::{ServiceSpec, parse_queues};
 pub use sweep::{Objective, SweepSpec, is_sweep};
 pub use train::{
     Activation, AdamFields, Backend, DataSpec, Duration as TrainDuration, LOGICAL_SHARDS, Loss, ModelSpec,

@@ -330,6 +330,43 @@ impl<'d> Table<'d> {
     }
 }
 
+/// Latest time that a number of seconds may mean.
+pub(crate) const LATEST_SECONDS: f64 = 1e12;
+
+/// A number of seconds, 0 or more.
+pub(crate) fn read_seconds(table: &Table<'_>, key: &'static str) -> Option<Duration> {
+    read_seconds_to(table, key, LATEST_SECONDS, "a number of seconds, 0 or more")
+}
+
+/// A number of seconds up to a bound.
+pub(crate) fn read_seconds_to(
+    table: &Table<'_>,
+    key: &'static str,
+    most: f64,
+    wanted: &str,
+) -> Option<Duration> {
+    let seconds = table.number(key, wanted, |seconds| (0.0..=most).contains(&seconds))?;
+    Some(Duration::from_micros((seconds * 1e6).round() as u64))
+}
+
+/// A number of seconds above 0.
+pub(crate) fn read_positive(table: &Table<'_>, key: &'static str) -> Option<Duration> {
+    let seconds = read_seconds(table, key)?;
+    if seconds.is_zero() {
+        table.problem(table.span_of(key), format!("`{}` must be longer than nothing", table.path_of(key)));
+        return None;
+    }
+    Some(seconds)
+}
+
+/// Amounts in thousandths by names that the user chooses.
+pub(crate) fn read_amounts(table: &Table<'_>) -> BTreeMap<String, u64> {
+    let amounts = table
+        .entries()
+        .filter_map(|(name, _, value)| Some((name.to_owned(), table.milli_value(name, value)?)));
+    amounts.collect()
+}
+
 /// Reads a TOML integer of any radix; `None` for another type or where it does not fit.
 pub(crate) fn as_integer(value: &DeValue<'_>) -> Option<i64> {
     let DeValue::Integer(number) = value else { return None };

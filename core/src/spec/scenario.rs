@@ -2,10 +2,13 @@
 
 use super::gang::{self, GangSpec};
 use super::job::parse_document;
-use super::reader::{Sink, Table, Value};
+use super::queue::{
+    DEFAULT_QUEUE, QueueSpec, SchedulingSpec, read_new_name, read_queues, read_resources, read_scheduling,
+};
+use super::reader::{Sink, Table, Value, read_positive, read_seconds};
 use crate::diagnostic::{Problem, Problems};
 use crate::id::NodeName;
-use crate::limits::{GANG_WORKERS, NAME_BYTES, SCENARIO_FILE_BYTES};
+use crate::limits::{GANG_WORKERS, SCENARIO_FILE_BYTES};
 use crate::resources::{Capacity, Cpus, Device, WHOLE};
 use crate::time::Time;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,26 +16,19 @@ use std::fmt::Write as _;
 use std::time::Duration;
 use toml::de::DeValue;
 
-/// Latest time of a scenario, in seconds.
-const LATEST_SECONDS: f64 = 1e12;
-/// Longest time between asking a gang to end and its end.
-const LONGEST_GRACE_SECONDS: f64 = 120.0;
-/// The queue that need not be defined.
-const DEFAULT_QUEUE: &str = "default";
-
 /// A valid scenario.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scenario {
     /// Nodes, in the order of the file.
     pub nodes: Vec<ScenarioNode>,
     /// Queues that are set up.
-    pub queues: Vec<ScenarioQueue>,
+    pub queues: Vec<QueueSpec>,
     /// Jobs, in the order of the file.
     pub jobs: Vec<ScenarioJob>,
     /// Events, in the order of the file.
     pub events: Vec<ScenarioEvent>,
     /// What the site sets.
-    pub policy: ScenarioPolicy,
+    pub policy: SchedulingSpec,
 }
 
 /// A node.
@@ -100,34 +96,6 @@ impl Link {
     }
 }
 
-/// A queue.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ScenarioQueue {
-    /// Its name.
-    pub name: String,
-    /// Its part of what is free, relative to others.
-    pub weight: f64,
-    /// What is its own.
-    pub guaranteed: Limits,
-    /// What it may hold at most.
-    pub quota: Limits,
-    /// Whether least attained service goes first, rather than submission.
-    pub las: bool,
-}
-
-/// Amounts of some kinds of resources.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
-    /// CPUs in thousandths.
-    pub cpus: Option<u64>,
-    /// GPUs in thousandths.
-    pub gpus: Option<u64>,
-    /// Memory in bytes.
-    pub memory_bytes: Option<u64>,
-    /// Custom resources in thousandths.
-    pub custom: BTreeMap<String, u64>,
-}
-
 /// A job.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScenarioJob {
@@ -173,23 +141,6 @@ pub enum Happening {
     NodeJoined(NodeName),
     /// A job is cancelled.
     Cancel(String),
-}
-
-/// What a site sets; what is not said is as in the service.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct ScenarioPolicy {
-    /// Between asking a gang to end and its end.
-    pub grace: Duration,
-    /// Gangs that may pass a waiting one.
-    pub max_bypass: Option<u32>,
-    /// An elastic gang grows at most so often.
-    pub resize_interval: Option<Duration>,
-    /// After so long, what a queue has had counts half.
-    pub share_half_life: Option<Duration>,
-    /// GPU-seconds after which a gang of a `las` queue goes behind those that have had less.
-    pub las_threshold_seconds: Option<f64>,
-    /// How often such a gang is preempted for one that has had less.
-    pub las_preemptions: Option<u32>,
 }
 
 impl Scenario {
@@ -278,11 +229,10 @@ fn write_toml(value: &serde_json::Value, out: &mut String) -> Result<(), String>
 fn read(table: Table<'_>) -> Scenario {
     let mut names = Names::default();
     let nodes = table.tables("node").into_iter().filter_map(|node| read_node(node, &mut names)).collect();
-    let queues =
-        table.tables("queue").into_iter().filter_map(|queue| read_queue(queue, &mut names)).collect();
+    let queues = read_queues(&table, &mut names.queues, &BTreeMap::new());
     let jobs = table.tables("job").into_iter().filter_map(|job| read_job(job, &mut names)).collect();
     let events = table.tables("event").into_iter().filter_map(|event| read_event(event, &names)).collect();
-    let policy = table.table("policy").map(read_policy).unwrap_or_default();
+    let policy = table.table("policy").map(read_scheduling).unwrap_or_default();
     table.finish();
     Scenario { nodes, queues, jobs, events, policy }
 }
@@ -293,22 +243,6 @@ struct Names {
     nodes: BTreeSet<String>,
     queues: BTreeSet<String>,
     jobs: BTreeSet<String>,
-}
-
-fn read_new_name(table: &Table<'_>, kind: &str, names: &mut BTreeSet<String>) -> Option<String> {
-    table.require("name", &format!("name = \"{kind}-1\""));
-    let name = table.text("name")?;
-    if name.is_empty() || name.len() > NAME_BYTES || name.chars().any(char::is_control) {
-        table.problem(
-            table.span_of("name"),
-            format!("a {kind}'s name has 1 to {NAME_BYTES} bytes, none of them control"),
-        );
-        return None;
-    }
-    if !names.insert(name.clone()) {
-        table.problem(table.span_of("name"), format!("two {kind}s are named `{name}`; names are unique"));
-    }
-    Some(name)
 }
 
 fn read_node(table: Table<'_>, names: &mut Names) -> Option<ScenarioNode> {
@@ -327,19 +261,12 @@ fn read_node(table: Table<'_>, names: &mut Names) -> Option<ScenarioNode> {
         cpus: Cpus::from_milli(table.milli("cpus").unwrap_or(0)),
         memory_bytes: table.bytes("memory").unwrap_or(0),
         devices: (0..gpus).map(device).collect(),
-        custom: table.table("resources").map(|resources| read_amounts(&resources)).unwrap_or_default(),
+        custom: read_resources(&table),
         labels: table.text_map("labels"),
     };
     let (at, links) = (read_time(&table, "at"), read_links(&table, gpus as usize));
     table.finish();
     Some(ScenarioNode { name: name?, capacity, at: at.unwrap_or_default(), links })
-}
-
-fn read_amounts(table: &Table<'_>) -> BTreeMap<String, u64> {
-    let amounts = table
-        .entries()
-        .filter_map(|(name, _, value)| Some((name.to_owned(), table.milli_value(name, value)?)));
-    amounts.collect()
 }
 
 fn read_links(table: &Table<'_>, devices: usize) -> Option<Vec<Vec<Link>>> {
@@ -385,45 +312,6 @@ fn read_links(table: &Table<'_>, devices: usize) -> Option<Vec<Vec<Link>>> {
 
 fn read_time(table: &Table<'_>, key: &'static str) -> Option<Time> {
     read_seconds(table, key).map(|seconds| Time::ZERO + seconds)
-}
-
-fn read_seconds(table: &Table<'_>, key: &'static str) -> Option<Duration> {
-    read_seconds_to(table, key, LATEST_SECONDS, "a number of seconds, 0 or more")
-}
-
-fn read_seconds_to(table: &Table<'_>, key: &'static str, most: f64, wanted: &str) -> Option<Duration> {
-    let seconds = table.number(key, wanted, |seconds| (0.0..=most).contains(&seconds))?;
-    Some(Duration::from_micros((seconds * 1e6).round() as u64))
-}
-
-fn read_positive(table: &Table<'_>, key: &'static str) -> Option<Duration> {
-    let seconds = read_seconds(table, key)?;
-    if seconds.is_zero() {
-        table.problem(table.span_of(key), format!("`{}` must be longer than nothing", table.path_of(key)));
-        return None;
-    }
-    Some(seconds)
-}
-
-fn read_queue(table: Table<'_>, names: &mut Names) -> Option<ScenarioQueue> {
-    let name = read_new_name(&table, "queue", &mut names.queues);
-    let weight = table.number("weight", "a number above 0", |weight| weight > 0.0).unwrap_or(1.0);
-    let limits = |key| table.table(key).map(read_limits).unwrap_or_default();
-    let (guaranteed, quota) = (limits("guaranteed"), limits("quota"));
-    let las = table.word("discipline", &[("fifo", false), ("las", true)]).unwrap_or(false);
-    table.finish();
-    Some(ScenarioQueue { name: name?, weight, guaranteed, quota, las })
-}
-
-fn read_limits(table: Table<'_>) -> Limits {
-    let limits = Limits {
-        cpus: table.milli("cpus"),
-        gpus: table.milli("gpus"),
-        memory_bytes: table.bytes("memory"),
-        custom: table.table("resources").map(|resources| read_amounts(&resources)).unwrap_or_default(),
-    };
-    table.finish();
-    limits
 }
 
 fn read_job(table: Table<'_>, names: &mut Names) -> Option<ScenarioJob> {
@@ -482,20 +370,6 @@ fn read_event(table: Table<'_>, names: &Names) -> Option<ScenarioEvent> {
     Some(ScenarioEvent { at: at?, what: lost.or(joined).or(cancelled)? })
 }
 
-fn read_policy(table: Table<'_>) -> ScenarioPolicy {
-    let wanted = "a number of seconds, 0 to 120";
-    let policy = ScenarioPolicy {
-        grace: read_seconds_to(&table, "grace_seconds", LONGEST_GRACE_SECONDS, wanted).unwrap_or_default(),
-        max_bypass: table.integer("max_bypass", 0..=i64::from(u32::MAX)).map(|count| count as u32),
-        resize_interval: read_seconds(&table, "resize_interval"),
-        share_half_life: read_positive(&table, "share_half_life"),
-        las_threshold_seconds: table.number("las_threshold_seconds", "0 or more", |seconds| seconds >= 0.0),
-        las_preemptions: table.integer("las_preemptions", 0..=i64::from(u32::MAX)).map(|count| count as u32),
-    };
-    table.finish();
-    policy
-}
-
 impl ScenarioNode {
     /// Thousandths of all its GPUs.
     pub fn gpu_shares(&self) -> u64 {
@@ -550,7 +424,10 @@ mod tests {
         assert_eq!(scenario.jobs[0].at.as_micros(), 500_000);
         assert_eq!((scenario.jobs[0].efficiency, scenario.jobs[0].gang.workers.max), (0.9, 2));
         assert_eq!(scenario.events[0].what, Happening::Cancel("j".into()));
-        assert_eq!((scenario.policy.grace, scenario.policy.max_bypass), (Duration::from_secs(30), Some(3)));
+        assert_eq!(
+            (scenario.policy.grace, scenario.policy.max_bypass),
+            (Some(Duration::from_secs(30)), Some(3))
+        );
     }
 
     #[test]

@@ -6,11 +6,11 @@ use crate::amounts::{Amounts, Kind};
 use crate::bundle::{Bundle, Holder};
 use crate::check::{check, over_quota};
 use crate::cluster::Cluster;
-use crate::lanes::{Discipline, QueueConfig};
+use crate::lanes::QueueConfig;
 use crate::plan::{Plan, Policy, Resize, plan};
 use crate::queue::{Pending, Queue};
 use phalanx_core::quantity::format_milli;
-use phalanx_core::spec::{Happening, Limits, Scenario, ScenarioJob};
+use phalanx_core::spec::{Happening, Scenario, ScenarioJob};
 use phalanx_core::{AttemptId, JobId, NodeName, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -87,14 +87,9 @@ struct Engine<'a> {
 
 impl<'a> Engine<'a> {
     fn new(scenario: &'a Scenario, clock: Option<Clock<'a>>) -> Self {
-        let mut queue = Queue::with_policy(policy(scenario));
+        let mut queue = Queue::with_policy(Policy::from(&scenario.policy));
         for config in &scenario.queues {
-            let discipline = if config.las { Discipline::Las } else { Discipline::Fifo };
-            let (guaranteed, quota) = (amounts(&config.guaranteed), amounts(&config.quota));
-            queue.configure(
-                &config.name,
-                QueueConfig { weight: config.weight, guaranteed, quota, discipline },
-            );
+            queue.configure(&config.name, QueueConfig::from(config));
         }
         let mut events = BTreeSet::new();
         events.extend(scenario.nodes.iter().enumerate().map(|(at, node)| (node.at, Event::Appear(at))));
@@ -106,7 +101,7 @@ impl<'a> Engine<'a> {
         Engine {
             scenario,
             clock,
-            grace: scenario.policy.grace,
+            grace: scenario.policy.grace.unwrap_or_default(),
             cluster: Cluster::new(),
             queue,
             events,
@@ -425,29 +420,4 @@ fn job_id(at: usize) -> JobId {
 
 fn index(job: JobId) -> usize {
     (job.0 - 1) as usize
-}
-
-fn amounts(limits: &Limits) -> Amounts {
-    let mut amounts = Amounts::default();
-    let fixed = [(Kind::Gpu, limits.gpus), (Kind::Cpu, limits.cpus), (Kind::Memory, limits.memory_bytes)];
-    for (kind, amount) in fixed {
-        if let Some(amount) = amount {
-            amounts.set(kind, amount);
-        }
-    }
-    for (name, &milli) in &limits.custom {
-        amounts.set(Kind::Custom(name.clone()), milli);
-    }
-    amounts
-}
-
-fn policy(scenario: &Scenario) -> Policy {
-    let (set, default) = (&scenario.policy, Policy::default());
-    Policy {
-        max_bypass: set.max_bypass.map_or(default.max_bypass, |count| count as usize),
-        resize_interval: set.resize_interval.unwrap_or(default.resize_interval),
-        share_half_life: set.share_half_life.unwrap_or(default.share_half_life),
-        las_threshold_seconds: set.las_threshold_seconds.unwrap_or(default.las_threshold_seconds),
-        las_preemptions: set.las_preemptions.unwrap_or(default.las_preemptions),
-    }
 }
