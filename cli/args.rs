@@ -94,6 +94,10 @@ pub(crate) enum Command {
     /// Nodes, and what is free on them
     #[command(after_help = crate::nodes::EXAMPLES)]
     Nodes,
+    /// Queues: what each has, holds and waits for
+    Queues(crate::queues::QueuesArgs),
+    /// The service's settings, and where each comes from
+    Config(crate::config::ConfigArgs),
     /// Check a file without running it
     Check(crate::check::CheckArgs),
     /// Report metrics from inside a job

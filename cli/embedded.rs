@@ -7,7 +7,7 @@ use crate::machine::{NodeArgs, node_name};
 use crate::output::Output;
 use crate::up::wait_for_node;
 use phalanx_runtime::agent::{Agent, AgentConfig, AgentError, Connect, Connection};
-use phalanx_runtime::service::{DEFAULT_NODE_TIMEOUT, Handle, Service, ServiceConfig};
+use phalanx_runtime::service::{Handle, Service, ServiceConfig, Site};
 use phalanx_runtime::store::{DataLock, Holder, RecordLimits, StoreError};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -90,8 +90,8 @@ async fn open(data_dir: &Path, output: &Output) -> Result<(Service, Handle), Fai
     let config = ServiceConfig {
         data_dir: data_dir.to_owned(),
         embedded: true,
-        node_timeout: DEFAULT_NODE_TIMEOUT,
         records: RecordLimits::default(),
+        site: Site::default(),
     };
     let mut told = false;
     loop {

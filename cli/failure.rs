@@ -94,9 +94,11 @@ impl From<Status> for Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
-            Error::InvalidFile { .. } | Error::UnknownQueue(_) | Error::UnknownSecret(_) => {
-                Failure::usage(error.to_string())
-            }
+            Error::InvalidFile { .. }
+            | Error::UnknownQueue { .. }
+            | Error::UnknownSecret(_)
+            | Error::InvalidQueues { .. }
+            | Error::Misfit(_) => Failure::usage(error.to_string()),
             Error::Infeasible(_) => Failure::new(INFEASIBLE, error.to_string()),
             Error::UnknownJob(_) | Error::WrongState { .. } | Error::Conflict { .. } => {
                 Failure::failed(error.to_string())

@@ -8,6 +8,7 @@ mod change;
 mod check;
 mod client;
 mod completions;
+mod config;
 mod describe;
 mod doctor;
 mod embedded;
@@ -22,6 +23,7 @@ mod nodes;
 mod output;
 mod progress;
 mod ps;
+mod queues;
 mod replay;
 mod report;
 mod run;
@@ -75,6 +77,8 @@ fn dispatch(Args { global, command }: Args, output: &Output) -> Result<u8, Failu
         Command::Resume(args) => slim(change::run(global, Change::Resume, args, output)).map(done),
         Command::Why(args) => slim(why::run(global, args, output)).map(done),
         Command::Nodes => slim(nodes::run(global, output)).map(done),
+        Command::Queues(args) => slim(queues::run(global, args, output)).map(done),
+        Command::Config(args) => slim(config::run(global, args, output)).map(done),
         Command::Check(args) => slim(check::run(global, args, output)).map(done),
         Command::Report(args) => report::run(args, output).map(done),
         Command::Doctor => doctor::run(global, output).map(done),

@@ -8,14 +8,15 @@ use crate::output::Output;
 use crate::run::Interrupts;
 use clap::Args;
 use phalanx_core::NodeState;
-use phalanx_runtime::service::{DEFAULT_NODE_TIMEOUT, Handle, LocalAgent, Service, ServiceConfig};
+use phalanx_runtime::service::{Handle, LocalAgent, Service, ServiceConfig};
 use phalanx_runtime::store::{Endpoint, RecordLimits};
 use phalanx_server::{Listeners, Metrics, Tokens};
 use serde_json::json;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +31,8 @@ const LOOK: Duration = Duration::from_millis(2);
   phalanx up --cpus 4 --gpus 2                 so many of them; GPUs are declared where there are none
   phalanx up --grpc 127.0.0.1:0 --http 127.0.0.1:0 --json
                                                free ports, told in the ready line
-  phalanx up --cpus 0                          no local node: agents join from elsewhere")]
+  phalanx up --cpus 0                          no local node: agents join from elsewhere
+  phalanx up --config site.toml                with queues and settings; SIGHUP reads it again")]
 pub(crate) struct UpArgs {
     /// Where gRPC listens; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7421")]
@@ -38,6 +40,9 @@ pub(crate) struct UpArgs {
     /// Where HTTP listens; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7422")]
     http: SocketAddr,
+    /// Queues and settings; without it config.toml in $XDG_CONFIG_HOME/phalanx or ~/.config/phalanx, if it is there
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     #[command(flatten)]
     node: NodeArgs,
 }
@@ -53,15 +58,12 @@ pub(crate) async fn run(global: &Global, args: &UpArgs, output: &Output) -> Resu
             )));
         }
     }
+    let site = crate::config::read(args.config.as_deref(), global)?;
     let data_dir = data_dir(global)?;
     let mut interrupts = Interrupts::listen()?;
     let metrics = Metrics::install().map_err(|error| Failure::failed(error.to_string()))?;
-    let config = ServiceConfig {
-        data_dir: data_dir.clone(),
-        embedded: false,
-        node_timeout: DEFAULT_NODE_TIMEOUT,
-        records: RecordLimits::default(),
-    };
+    let config =
+        ServiceConfig { data_dir: data_dir.clone(), embedded: false, records: RecordLimits::default(), site };
     // First: who has the folder matters more than who has the port.
     let (service, handle) = Service::open(config).await?;
     let listeners =
@@ -76,10 +78,32 @@ pub(crate) async fn run(global: &Global, args: &UpArgs, output: &Output) -> Resu
         pid: std::process::id(),
     };
     service.announce(&endpoint)?;
+    tokio::spawn(read_again(handle.clone(), args.config.clone(), global.clone(), hangups()?));
     let running = Running::start(service, handle, listeners, tokens, metrics, local_agent(args, &data_dir)?);
     running.wait_for_node().await;
     say_ready(&endpoint, output)?;
     running.until(&mut interrupts, output).await
+}
+
+/// Signals to read the configuration again.
+fn hangups() -> Result<Signal, Failure> {
+    Ok(signal(SignalKind::hangup())?)
+}
+
+/// Reads the configuration again at every SIGHUP; what is wrong with it is said, and then nothing has changed.
+///
+/// Cancel: with the runtime; a change that was not answered yet is taken over or not, as a whole. Error: none.
+async fn read_again(handle: Handle, path: Option<PathBuf>, global: Global, mut hangups: Signal) {
+    while hangups.recv().await.is_some() {
+        let taken = match crate::config::read(path.as_deref(), &global) {
+            Ok(site) => handle.configure(site).await.map_err(Failure::from),
+            Err(failure) => Err(failure),
+        };
+        match taken {
+            Ok(()) => tracing::warn!("the configuration was read again"),
+            Err(failure) => tracing::error!("the configuration stays as it was: {failure}"),
+        }
+    }
 }
 
 async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, Failure> {

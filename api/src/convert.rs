@@ -54,6 +54,7 @@ impl From<AttemptState> for pb::attempt::State {
             AttemptState::Paused => pb::attempt::State::Paused,
             AttemptState::Preempted => pb::attempt::State::Preempted,
             AttemptState::Lost => pb::attempt::State::Lost,
+            AttemptState::Resized => pb::attempt::State::Resized,
         }
     }
 }

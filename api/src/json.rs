@@ -103,6 +103,27 @@ pub fn metric_point(point: &pb::MetricPoint) -> Value {
     })
 }
 
+/// A queue.
+pub fn queue(queue: &pb::Queue) -> Value {
+    let waiting = queue.waiting.iter().map(|job| {
+        let reason = job.reason.clone().unwrap_or_default();
+        json!({ "id": job.id, "name": job.name, "reason": { "code": reason.code, "text": reason.text } })
+    });
+    json!({
+        "name": queue.name,
+        "weight": number(queue.weight),
+        "discipline": queue.discipline,
+        "share": number(queue.share),
+        "guaranteed": numbers(&queue.guaranteed),
+        "quota": numbers(&queue.quota),
+        "held": numbers(&queue.held),
+        "running": queue.running,
+        "length": queue.length,
+        "waiting": waiting.collect::<Vec<Value>>(),
+        "from_api": queue.from_api,
+    })
+}
+
 /// A node.
 pub fn node(node: &pb::Node) -> Value {
     let gpus: Vec<Value> = node.gpus.iter().map(gpu).collect();

@@ -128,7 +128,7 @@ fn floor_boundary(text: &str, index: usize) -> usize {
 }
 
 /// ` did you mean ...?` for a word that is not among the known ones, or the list of them when it is short.
-pub(crate) fn suggest(word: &str, known: &[&str]) -> Option<String> {
+pub fn suggest(word: &str, known: &[&str]) -> Option<String> {
     let close =
         known.iter().map(|&candidate| (strsim::damerau_levenshtein(word, candidate), candidate)).min();
     match close {

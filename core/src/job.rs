@@ -119,6 +119,12 @@ pub struct Run {
     pub launched: bool,
     /// Why it is being ended, if it is.
     pub ending: Option<Ending>,
+    /// The job it ends for, where it gives way: what becomes free is that one's.
+    #[serde(default)]
+    pub gives_way_to: Option<JobId>,
+    /// Where the ranks of the next attempt run, where it is resized.
+    #[serde(default)]
+    pub next: Vec<RankRun>,
 }
 
 /// How far a node is with an attempt.
@@ -150,6 +156,8 @@ pub enum Ending {
     TimeLimit,
     /// Another gang takes its place.
     Preempted,
+    /// It goes on with fewer or more workers, as `Run::next` has them.
+    Resized,
     /// A node was lost with some of its ranks, or could not start them: not the job's fault.
     Lost,
     /// The service is being shut down.

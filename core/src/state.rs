@@ -118,6 +118,8 @@ named_states! {
         Paused = "PAUSED",
         /// Ended for another gang.
         Preempted = "PREEMPTED",
+        /// Ended to go on with fewer or more workers.
+        Resized = "RESIZED",
         /// Its node or agent was lost.
         Lost = "LOST",
     }

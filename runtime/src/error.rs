@@ -47,8 +47,24 @@ pub enum Error {
         asked: &'static str,
     },
     /// A queue that the service does not have.
-    #[error("there is no queue `{0}`; this service has `default`")]
-    UnknownQueue(String),
+    #[error("there is no queue `{queue}`; this service has {}", .there.join(", "))]
+    UnknownQueue {
+        /// Its name.
+        queue: String,
+        /// Those there are.
+        there: Vec<String>,
+    },
+    /// A change of queues with problems, and its text for showing them.
+    #[error("{problems}")]
+    InvalidQueues {
+        /// All that is wrong.
+        problems: Problems,
+        /// The change.
+        text: String,
+    },
+    /// A configuration that does not fit what the service has to do.
+    #[error("{0}")]
+    Misfit(Problems),
     /// A secret that the service does not have.
     #[error("there is no secret `{0}` in the service's secret store; set it before submitting the job")]
     UnknownSecret(String),
@@ -71,7 +87,8 @@ impl From<Refusal> for Error {
         match refusal {
             Refusal::NotLive(job) => Error::UnknownJob(job),
             Refusal::Infeasible(reason) => Error::Infeasible(reason),
-            Refusal::UnknownQueue(queue) => Error::UnknownQueue(queue),
+            Refusal::UnknownQueue { queue, there } => Error::UnknownQueue { queue, there },
+            Refusal::Queues { problems, text } => Error::InvalidQueues { problems, text },
             Refusal::UnknownSecret(secret) => Error::UnknownSecret(secret),
             Refusal::WrongState { job, state, asked } => Error::WrongState { job, state, asked },
             Refusal::ShuttingDown => Error::Unavailable,

@@ -60,6 +60,21 @@ impl From<&Limits> for Amounts {
     }
 }
 
+impl From<&Amounts> for Limits {
+    fn from(amounts: &Amounts) -> Self {
+        let mut limits = Limits::default();
+        for (kind, amount) in amounts.iter() {
+            match kind {
+                Kind::Gpu => limits.gpus = Some(amount),
+                Kind::Cpu => limits.cpus = Some(amount),
+                Kind::Memory => limits.memory_bytes = Some(amount),
+                Kind::Custom(name) => drop(limits.custom.insert(name.clone(), amount)),
+            }
+        }
+        limits
+    }
+}
+
 impl Amounts {
     /// Sets a kind.
     pub fn set(&mut self, kind: Kind, amount: u64) {

@@ -317,6 +317,8 @@ impl Cluster {
             }
             usage.held.subtract(&given);
         }
+        // Where a part is done the rest is not resized: it would start all over.
+        self.elastic.remove(&attempt);
         if !holding.slots.is_empty() {
             return;
         }
@@ -330,7 +332,6 @@ impl Cluster {
                 self.preemptible.remove(&holder.priority);
             }
         }
-        self.elastic.remove(&attempt);
         self.ending.remove(&attempt);
         self.holdings.remove(&attempt);
     }
@@ -341,6 +342,11 @@ impl Cluster {
             holding.ending = true;
             self.ending.insert(attempt);
         }
+    }
+
+    /// Marks an attempt that has given back a part of what it held: it is not resized any more.
+    pub fn set_rigid(&mut self, attempt: AttemptId) {
+        self.elastic.remove(&attempt);
     }
 
     /// Lets the decayed shares of the queues run up to `now`; to be called before holdings change at `now`, and by every

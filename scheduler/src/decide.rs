@@ -110,7 +110,9 @@ impl<'a> Decision<'a> {
         let quiet = !all
             && freed == memory.freed
             && kept_for_nobody.is_none()
-            && (taken == memory.taken || !some_may);
+            && (taken == memory.taken || !some_may)
+            // Time alone has put a running gang behind those that wait.
+            && memory.wake.is_none_or(|at| at > self.now);
         let mut open = std::mem::take(&mut self.queue.open);
         if !quiet {
             let slots: Option<BTreeSet<u32>> = self.cluster.freed_since(memory.freed).map(Iterator::collect);
@@ -227,7 +229,12 @@ impl<'a> Decision<'a> {
         let mut waiting = Vec::new();
         for job in jobs {
             let Some(pending) = self.queue.get(job).cloned() else { continue };
-            if let Some(bundles) = Search::new(self.cluster, &pending.gang).place() {
+            // Others of its queue may have started since the promise.
+            let most = self.quota_room(&pending);
+            if most < pending.gang.workers.min {
+                continue;
+            }
+            if let Some(bundles) = Search::new(self.cluster, &pending.gang).place_at_most(most) {
                 self.place(&pending, bundles);
             } else {
                 waiting.push(pending);
@@ -476,6 +483,7 @@ impl<'a> Decision<'a> {
             taken: self.cluster.taken_version + placed,
             nodes: self.cluster.nodes_version,
             primed: true,
+            wake: self.plan.wake,
             kept,
             shadow_at: (self.cluster.freed_version, 0),
             shadow,

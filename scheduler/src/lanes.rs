@@ -73,6 +73,11 @@ impl QueueConfig {
         })
     }
 
+    /// Whether the quota leaves a queue that holds `held` room for so many workers.
+    pub fn has_room(&self, held: &Amounts, gang: &GangSpec, workers: u32) -> bool {
+        self.quota_room(held, gang).0 >= workers
+    }
+
     /// How many workers the quota leaves room for, and the kind that binds.
     pub(crate) fn quota_room(&self, held: &Amounts, gang: &GangSpec) -> (u32, Option<&Kind>) {
         let rooms = self.quota.iter().filter_map(|(kind, quota)| {

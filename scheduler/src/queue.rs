@@ -132,6 +132,8 @@ pub(crate) struct Memory {
     pub(crate) nodes: u64,
     /// Whether a whole plan has been made.
     pub(crate) primed: bool,
+    /// When time alone changes what a plan would say.
+    pub(crate) wake: Option<Time>,
     /// The first gang that waited, and what was kept for it.
     pub(crate) kept: Option<(JobId, u64)>,
     pub(crate) shadow: Option<crate::reserve::Shadow>,

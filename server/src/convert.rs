@@ -2,6 +2,8 @@
 
 use phalanx_api::{timestamp, v1 as pb};
 use phalanx_core::JobId;
+use phalanx_core::spec::Limits;
+use phalanx_runtime::controller::QueueStatus;
 use phalanx_runtime::service::{NodeStatus, Status};
 use phalanx_runtime::store::{LogRow, PointRow};
 use std::collections::BTreeMap;
@@ -23,6 +25,39 @@ pub(crate) fn line(job: JobId, row: LogRow) -> pb::JobLogsResponse {
         newline: row.newline,
     };
     pb::JobLogsResponse { line: Some(line), job: None }
+}
+
+/// Waiting jobs of one queue that are told one by one.
+const WAITING_SHOWN: usize = 100;
+
+pub(crate) fn queue(status: QueueStatus) -> pb::Queue {
+    let length = status.waiting.len() as u64;
+    let waiting = status.waiting.into_iter().take(WAITING_SHOWN).map(|(id, name, reason)| pb::WaitingJob {
+        id: id.to_string(),
+        name,
+        reason: Some((&reason).into()),
+    });
+    pb::Queue {
+        name: status.spec.name.clone(),
+        weight: status.spec.weight,
+        discipline: status.spec.discipline().to_owned(),
+        guaranteed: limits(&status.spec.guaranteed),
+        quota: limits(&status.spec.quota),
+        held: limits(&status.held),
+        share: status.share,
+        running: status.running,
+        length,
+        waiting: waiting.collect(),
+        from_api: status.from_api,
+    }
+}
+
+fn limits(limits: &Limits) -> BTreeMap<String, f64> {
+    limits.named().map(|(kind, amount)| (kind.to_owned(), as_number(kind == "memory", amount))).collect()
+}
+
+fn as_number(in_bytes: bool, amount: u64) -> f64 {
+    if in_bytes { amount as f64 } else { amount as f64 / MILLI }
 }
 
 pub(crate) fn point(job: JobId, row: PointRow) -> pb::JobMetricsResponse {

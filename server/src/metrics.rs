@@ -6,6 +6,7 @@ use metrics::{describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use phalanx_core::{JobState, NodeState};
 use phalanx_runtime::Error;
+use phalanx_runtime::controller::QueueStatus;
 use phalanx_runtime::service::Handle;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,6 +29,8 @@ pub struct Metrics {
     prometheus: PrometheusHandle,
     /// Nodes that have had a gauge: one that is gone goes to 0 instead of keeping its last value for ever.
     nodes: Arc<Mutex<BTreeSet<String>>>,
+    /// The same for queues.
+    queues: Arc<Mutex<BTreeSet<String>>>,
     started: f64,
 }
 
@@ -51,7 +54,7 @@ impl Metrics {
             metrics::histogram!("phalanx_schedule_seconds"),
         );
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        Ok(Metrics { prometheus, nodes: Arc::default(), started })
+        Ok(Metrics { prometheus, nodes: Arc::default(), queues: Arc::default(), started })
     }
 
     /// Folds samples until `shutdown`. Cancel: nothing is lost that a scrape would have shown. Error: none.
@@ -74,7 +77,7 @@ impl Metrics {
             let jobs = status.jobs.get(state.as_str()).copied().unwrap_or(0);
             gauge!("phalanx_jobs", "state" => state.as_str()).set(jobs as f64);
         }
-        gauge!("phalanx_queue_length", "queue" => "default").set(status.waiting as f64);
+        self.read_queues(&handle.queues().await?);
         let nodes = handle.nodes().await?;
         let mut known = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         for gone in known.iter().filter(|name| !nodes.iter().any(|node| node.name.as_str() == **name)) {
@@ -93,6 +96,18 @@ impl Metrics {
             known.insert(node.name.to_string());
         }
         Ok(())
+    }
+
+    fn read_queues(&self, queues: &[QueueStatus]) {
+        let mut known = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        for gone in known.iter().filter(|name| !queues.iter().any(|queue| queue.spec.name == **name)) {
+            gauge!("phalanx_queue_length", "queue" => gone.clone()).set(0.0);
+        }
+        for queue in queues {
+            let name = queue.spec.name.clone();
+            gauge!("phalanx_queue_length", "queue" => name.clone()).set(queue.waiting.len() as f64);
+            known.insert(name);
+        }
     }
 
     fn read_process(&self) {

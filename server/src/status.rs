@@ -25,12 +25,20 @@ pub(crate) fn of(error: &Error) -> Status {
             details.set_bad_request(violations);
             Status::with_error_details(Code::InvalidArgument, message.trim_end(), details)
         }
+        Error::InvalidQueues { problems, text } => {
+            let rendered = problems.render("the change of queues", text);
+            let violations: Vec<_> = problems.0.iter().map(|problem| violation(problem, text)).collect();
+            let mut details = details("INVALID_QUEUES");
+            details.set_bad_request(violations);
+            Status::with_error_details(Code::InvalidArgument, rendered.trim_end(), details)
+        }
+        Error::Misfit(_) => precondition("MISFIT", "configuration", &message),
         Error::Infeasible(reason) => {
             let mut details = details("INFEASIBLE");
             details.add_precondition_failure_violation(reason.code.as_str(), "gang", &reason.text);
             Status::with_error_details(Code::FailedPrecondition, &message, details)
         }
-        Error::UnknownQueue(queue) => precondition("UNKNOWN_QUEUE", queue, &message),
+        Error::UnknownQueue { queue, .. } => precondition("UNKNOWN_QUEUE", queue, &message),
         Error::UnknownSecret(secret) => precondition("UNKNOWN_SECRET", secret, &message),
         Error::WrongState { job, .. } => precondition("WRONG_STATE", &job.to_string(), &message),
         Error::Conflict { request_id } => {

@@ -985,6 +985,8 @@ pub mod attempt {
         Preempted = 8,
         /// Its node was lost.
         Lost = 9,
+        /// Ended to go on with fewer or more workers.
+        Resized = 10,
     }
     impl State {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -1003,6 +1005,7 @@ pub mod attempt {
                 Self::Paused => "PAUSED",
                 Self::Preempted => "PREEMPTED",
                 Self::Lost => "LOST",
+                Self::Resized => "RESIZED",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1018,6 +1021,7 @@ pub mod attempt {
                 "PAUSED" => Some(Self::Paused),
                 "PREEMPTED" => Some(Self::Preempted),
                 "LOST" => Some(Self::Lost),
+                "RESIZED" => Some(Self::Resized),
                 _ => None,
             }
         }
@@ -1272,6 +1276,109 @@ pub struct Gpu {
     /// 1 for a whole device, a fraction where it is shared, 0 for none.
     #[prost(double, tag = "7")]
     pub free: f64,
+}
+/// All queues.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QueuesRequest {}
+/// All queues.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct QueuesResponse {
+    /// In the order of their names.
+    #[prost(message, repeated, tag = "1")]
+    pub queues: ::prost::alloc::vec::Vec<Queue>,
+}
+/// A change of queues.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetQueuesRequest {
+    /// `\[[queue]\]` tables as in the service's configuration. A key that is left out stays as it is, and "none" takes a
+    /// limit away. A queue that is set here stands over the configuration's queue of this name until it is reset.
+    #[prost(string, tag = "1")]
+    pub toml: ::prost::alloc::string::String,
+    /// Queues to be as the configuration has them again; one that it does not have is gone.
+    #[prost(string, repeated, tag = "2")]
+    pub reset: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Checks the request and changes nothing.
+    #[prost(bool, tag = "3")]
+    pub validate_only: bool,
+}
+/// A queue. Amounts are by kind: cpus, gpus, memory (in bytes) and the names of custom resources.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Queue {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Its part of what is free, relative to other queues.
+    #[prost(double, tag = "2")]
+    pub weight: f64,
+    /// fifo or las.
+    #[prost(string, tag = "3")]
+    pub discipline: ::prost::alloc::string::String,
+    /// What is its own; others may borrow it while it is idle.
+    #[prost(btree_map = "string, double", tag = "4")]
+    pub guaranteed: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        f64,
+    >,
+    /// What it may hold at most.
+    #[prost(btree_map = "string, double", tag = "5")]
+    pub quota: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        f64,
+    >,
+    /// What it holds.
+    #[prost(btree_map = "string, double", tag = "6")]
+    pub held: ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, f64>,
+    /// Its share of its dominant resource, of what it holds and has held (decayed): 0 to 2.
+    #[prost(double, tag = "7")]
+    pub share: f64,
+    /// Jobs with an attempt under way.
+    #[prost(uint64, tag = "8")]
+    pub running: u64,
+    /// Jobs that wait.
+    #[prost(uint64, tag = "9")]
+    pub length: u64,
+    /// Those that wait, first first; of many only the first 100.
+    #[prost(message, repeated, tag = "10")]
+    pub waiting: ::prost::alloc::vec::Vec<WaitingJob>,
+    /// It was set over the API.
+    #[prost(bool, tag = "11")]
+    pub from_api: bool,
+}
+/// All settings.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SettingsRequest {}
+/// All settings.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SettingsResponse {
+    /// One a key.
+    #[prost(message, repeated, tag = "1")]
+    pub settings: ::prost::alloc::vec::Vec<Setting>,
+}
+/// A setting in force.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Setting {
+    /// Its path, such as `scheduling.max_bypass`.
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    /// Its value as TOML has it.
+    #[prost(string, tag = "2")]
+    pub value: ::prost::alloc::string::String,
+    /// Where it was said: FILE:LINE, a variable, a flag, the API, or `default`.
+    #[prost(string, tag = "3")]
+    pub origin: ::prost::alloc::string::String,
+}
+/// A job that waits.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WaitingJob {
+    /// The job's id.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// What people call it.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// Why it waits.
+    #[prost(message, optional, tag = "3")]
+    pub reason: ::core::option::Option<Reason>,
 }
 /// The service itself.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2251,6 +2358,74 @@ pub mod cluster_client {
             req.extensions_mut().insert(GrpcMethod::new("phalanx.v1.Cluster", "Nodes"));
             self.inner.unary(req, path, codec).await
         }
+        /// All queues: what each is, what it holds and what waits in it.
+        pub async fn queues(
+            &mut self,
+            request: impl tonic::IntoRequest<super::QueuesRequest>,
+        ) -> std::result::Result<tonic::Response<super::QueuesResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/phalanx.v1.Cluster/Queues",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("phalanx.v1.Cluster", "Queues"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Changes queues: all of it or nothing, durable once it is answered.
+        pub async fn set_queues(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetQueuesRequest>,
+        ) -> std::result::Result<tonic::Response<super::QueuesResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/phalanx.v1.Cluster/SetQueues",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("phalanx.v1.Cluster", "SetQueues"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The service's settings in force, and where each was said.
+        pub async fn settings(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SettingsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SettingsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/phalanx.v1.Cluster/Settings",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("phalanx.v1.Cluster", "Settings"));
+            self.inner.unary(req, path, codec).await
+        }
         /// The service itself.
         pub async fn status(
             &mut self,
@@ -2292,6 +2467,24 @@ pub mod cluster_server {
             &self,
             request: tonic::Request<super::NodesRequest>,
         ) -> std::result::Result<tonic::Response<super::NodesResponse>, tonic::Status>;
+        /// All queues: what each is, what it holds and what waits in it.
+        async fn queues(
+            &self,
+            request: tonic::Request<super::QueuesRequest>,
+        ) -> std::result::Result<tonic::Response<super::QueuesResponse>, tonic::Status>;
+        /// Changes queues: all of it or nothing, durable once it is answered.
+        async fn set_queues(
+            &self,
+            request: tonic::Request<super::SetQueuesRequest>,
+        ) -> std::result::Result<tonic::Response<super::QueuesResponse>, tonic::Status>;
+        /// The service's settings in force, and where each was said.
+        async fn settings(
+            &self,
+            request: tonic::Request<super::SettingsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SettingsResponse>,
+            tonic::Status,
+        >;
         /// The service itself.
         async fn status(
             &self,
@@ -2403,6 +2596,135 @@ pub mod cluster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = NodesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/phalanx.v1.Cluster/Queues" => {
+                    #[allow(non_camel_case_types)]
+                    struct QueuesSvc<T: Cluster>(pub Arc<T>);
+                    impl<T: Cluster> tonic::server::UnaryService<super::QueuesRequest>
+                    for QueuesSvc<T> {
+                        type Response = super::QueuesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::QueuesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::queues(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = QueuesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/phalanx.v1.Cluster/SetQueues" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetQueuesSvc<T: Cluster>(pub Arc<T>);
+                    impl<T: Cluster> tonic::server::UnaryService<super::SetQueuesRequest>
+                    for SetQueuesSvc<T> {
+                        type Response = super::QueuesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetQueuesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::set_queues(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetQueuesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/phalanx.v1.Cluster/Settings" => {
+                    #[allow(non_camel_case_types)]
+                    struct SettingsSvc<T: Cluster>(pub Arc<T>);
+                    impl<T: Cluster> tonic::server::UnaryService<super::SettingsRequest>
+                    for SettingsSvc<T> {
+                        type Response = super::SettingsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SettingsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::settings(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SettingsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

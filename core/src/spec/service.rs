@@ -39,6 +39,13 @@ impl ServiceSpec {
     }
 }
 
+impl ServiceSpec {
+    /// The line of every key of a text that may be no more than a part of a configuration; empty where it does not parse.
+    pub fn lines_of(text: &str) -> BTreeMap<String, usize> {
+        parse_document(text).map(|document| lines(&document, text)).unwrap_or_default()
+    }
+}
+
 /// Reads changes of queues: a TOML text with nothing but `[[queue]]` tables. A key that is left out stays as it is in
 /// `current`, and the limit `"none"` takes one away.
 pub fn parse_queues(text: &str, current: &BTreeMap<String, QueueSpec>) -> Result<Vec<QueueSpec>, Problems> {

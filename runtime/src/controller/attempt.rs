@@ -3,7 +3,7 @@
 //! Two phases: every node keeps its place (`Reserve`), then all start (`Start`). Whatever happens in between ends with
 //! a `Stop` to every node and a `Gone` from every node, so that nothing is given away that is still in use.
 
-use super::{Controller, Live, RETRY_FIRST, RETRY_LONGEST, pending};
+use super::{Controller, Live, RETRY_FIRST, RETRY_LONGEST, holder};
 use crate::launch::{Launch, LaunchWork, RankLaunch};
 use crate::protocol::{AgentEvent, Command, Happening, RankExit};
 use phalanx_core::id::AttemptId;
@@ -12,40 +12,57 @@ use phalanx_core::spec::{Work, WorkerSpec};
 use phalanx_core::{
     Attempt, AttemptState, Ending, Job, JobId, JobState, NodeName, NodeRun, Rank, RankRun, Reason, Run, Time,
 };
-use phalanx_scheduler::{Bundle, Holder};
+use phalanx_scheduler::Bundle;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 /// What an attempt under way holds: the ranks on nodes that are not done with it.
 pub(super) fn bundles_still_held(job: &Job, run: &Run) -> Vec<Bundle> {
     let Some(attempt) = job.attempts.last() else { return Vec::new() };
-    let held = attempt
-        .ranks
-        .iter()
-        .enumerate()
-        .filter(|(_, rank)| run.nodes.get(&rank.node).is_some_and(|n| !n.gone));
-    held.map(|(rank, run)| Bundle {
+    let keeps = keeps_all(run);
+    let held = |rank: &RankRun| keeps || run.nodes.get(&rank.node).is_some_and(|n| !n.gone);
+    let bundles = bundles_of(job, &attempt.ranks);
+    bundles.into_iter().zip(&attempt.ranks).filter(|(_, rank)| held(rank)).map(|(bundle, _)| bundle).collect()
+}
+
+/// A gang that is resized keeps all it holds until its last process is gone, so that nobody takes its place meanwhile.
+fn keeps_all(run: &Run) -> bool {
+    run.ending == Some(Ending::Resized)
+}
+
+/// What ranks take where they run.
+fn bundles_of(job: &Job, ranks: &[RankRun]) -> Vec<Bundle> {
+    let bundle = |(rank, run): (usize, &RankRun)| Bundle {
         rank: rank as Rank,
         node: run.node.clone(),
         gpus: run.gpus.clone(),
         takes: job.spec.gang.each.clone(),
-    })
-    .collect()
+    };
+    ranks.iter().enumerate().map(bundle).collect()
 }
 
 impl Controller {
     /// Makes an attempt of a decision: devices held, every node asked to keep its place.
-    pub(super) fn place(&mut self, now: Time, id: JobId, bundles: &[Bundle]) {
-        let Some(live) = self.jobs.get_mut(&id) else { return };
+    /// Says whether it could, which a decision of the scheduler always can.
+    pub(super) fn place(&mut self, now: Time, id: JobId, bundles: &[Bundle]) -> bool {
+        self.note_time(now);
+        let Some(live) = self.jobs.get_mut(&id) else { return false };
         let job = &mut live.job;
         let mut run = Run::default();
         for bundle in bundles {
-            let Some(node) = self.nodes.get(&bundle.node) else { return };
+            let Some(node) = self.nodes.get(&bundle.node) else { return false };
             let fresh = NodeRun { incarnation: node.incarnation().to_owned(), reserved: false, gone: false };
             run.nodes.insert(bundle.node.clone(), fresh);
         }
+        let attempt = AttemptId { job: id, number: job.attempts.len() as u32 + 1 };
+        let mut holder = holder(job, now);
+        holder.saved = now;
+        if self.cluster.hold(attempt, holder, bundles).is_err() {
+            return false;
+        }
         job.attempts.push(Attempt {
-            number: job.attempts.len() as u32 + 1,
+            number: attempt.number,
             state: AttemptState::Starting,
             placed: now,
             started: None,
@@ -56,13 +73,30 @@ impl Controller {
             ranks: rank_runs(bundles),
         });
         job.run = Some(run);
-        let attempt = job.attempt_id();
-        let holder = Holder::new(&pending(job), now);
-        let held = self.cluster.hold(attempt, holder, bundles);
-        assert!(held.is_ok(), "the scheduler placed {attempt} over what is free: {held:?}");
         self.queue.start(id);
         self.enter(id, JobState::Starting, Reason::new("starting", "its ranks are being started"));
         self.reserve(id);
+        true
+    }
+
+    /// Lets a resized gang go on: with the workers it was given, else with those it had, else when it is placed again.
+    fn go_on(&mut self, now: Time, id: JobId, next: &[RankRun]) {
+        let Some(job) = self.job(id) else { return };
+        let before = job.attempts.last().map(|attempt| attempt.ranks.as_slice()).unwrap_or_default();
+        let ways = [bundles_of(job, next), bundles_of(job, before)];
+        // A gang that gives workers back does not take them again.
+        let ways = if next.len() < before.len() { &ways[..1] } else { &ways[..] };
+        for bundles in ways {
+            let all_there = |bundle: &Bundle| {
+                self.nodes.get(&bundle.node).is_some_and(|node| node.silent_since.is_none() && !node.lost)
+            };
+            if bundles.is_empty() || !bundles.iter().all(all_there) || !self.within_quota(id, bundles.len()) {
+                continue;
+            }
+            if self.place(now, id, bundles) {
+                return;
+            }
+        }
     }
 
     /// Asks every node that does not keep its place yet.
@@ -86,7 +120,7 @@ impl Controller {
         let Some(run) = &job.run else { return };
         let attempt = job.attempt_id();
         let command = match &run.ending {
-            Some(ending) => stop_command(job, attempt, ending),
+            Some(ending) => stop_command(job, attempt, ending, self.way_grace(job)),
             None if run.launched => Command::Start(Box::new(self.launch(job, run, node))),
             None => Command::Reserve { attempt, wants_master_port: master_node(job).as_ref() == Some(node) },
         };
@@ -94,7 +128,8 @@ impl Controller {
     }
 
     /// Takes in what happened to an attempt. Events may be repeated and may speak of attempts long over.
-    pub fn happened(&mut self, node: &NodeName, event: &AgentEvent) {
+    pub fn happened(&mut self, now: Time, node: &NodeName, event: &AgentEvent) {
+        self.note_time(now);
         let attempt = event.attempt;
         match &event.what {
             Happening::Log(_) => return,
@@ -116,7 +151,7 @@ impl Controller {
             }
             Happening::RankStarted { rank, .. } => self.rank_started(event.time, attempt.job, *rank),
             Happening::RankExited(exit) => self.rank_exited(attempt.job, exit),
-            Happening::Gone { unreaped } => self.gone(event.time, attempt.job, node, unreaped),
+            Happening::Gone { unreaped } => self.gone(now, event.time, attempt.job, node, unreaped),
             Happening::Log(_) | Happening::Report { .. } | Happening::Checkpoint { .. } => {}
         }
     }
@@ -191,7 +226,8 @@ impl Controller {
         job.reason = Reason::new("stopping", format!("being ended: {message}"));
         self.dirty.insert(id);
         self.cluster.set_ending(attempt_id);
-        let command = stop_command(&self.jobs[&id].job, attempt_id, &ending);
+        let job = &self.jobs[&id].job;
+        let command = stop_command(job, attempt_id, &ending, self.way_grace(job));
         let nodes = self.jobs[&id].job.run.iter().flat_map(|run| &run.nodes);
         let nodes: Vec<NodeName> =
             nodes.filter(|(_, node)| !node.gone).map(|(name, _)| name.clone()).collect();
@@ -199,7 +235,7 @@ impl Controller {
     }
 
     /// No process of the attempt is left on a node: what it held there is free, unless something could not be ended.
-    pub(super) fn gone(&mut self, at: Time, id: JobId, node: &NodeName, unreaped: &str) {
+    pub(super) fn gone(&mut self, now: Time, at: Time, id: JobId, node: &NodeName, unreaped: &str) {
         let Some(Live { job, .. }) = self.jobs.get_mut(&id) else { return };
         let attempt_id = job.attempt_id();
         let (Some(run), Some(attempt)) = (&mut job.run, job.attempts.last_mut()) else { return };
@@ -212,7 +248,9 @@ impl Controller {
                 self.cluster.quarantine(node, gpu.index);
             }
         }
-        self.cluster.release_on(attempt_id, node);
+        if !keeps_all(run) {
+            self.cluster.release_on(attempt_id, node);
+        }
         self.dirty.insert(id);
         self.replan = true;
         let all_gone = run.nodes.values().all(|node| node.gone);
@@ -226,14 +264,15 @@ impl Controller {
             );
         }
         if all_gone {
-            self.finish(at, id);
+            self.finish(now, at, id);
         }
     }
 
     /// The last process is gone: the attempt's outcome decides what becomes of the job.
-    fn finish(&mut self, at: Time, id: JobId) {
+    fn finish(&mut self, now: Time, at: Time, id: JobId) {
         let Some(live) = self.jobs.get_mut(&id) else { return };
         let job = &mut live.job;
+        self.cluster.release(job.attempt_id());
         let (Some(run), Some(attempt)) = (job.run.take(), job.attempts.last_mut()) else { return };
         attempt.ended = Some(at);
         let message = attempt.message.clone();
@@ -251,6 +290,7 @@ impl Controller {
             Some(Ending::Preempted | Ending::Shutdown) => {
                 (AttemptState::Preempted, JobState::Preempted, None)
             }
+            Some(Ending::Resized) => (AttemptState::Resized, JobState::Restarting, None),
             Some(Ending::Lost) => (AttemptState::Lost, JobState::Restarting, None),
         };
         attempt.state = outcome;
@@ -266,6 +306,9 @@ impl Controller {
         }
         let reason = outcome_reason(job, next, &message);
         self.enter(id, next, reason);
+        if outcome == AttemptState::Resized && !self.stopping {
+            self.go_on(now, id, &run.next);
+        }
     }
 
     fn launch(&self, job: &Job, run: &Run, node: &NodeName) -> Launch {
@@ -307,7 +350,7 @@ impl Controller {
     }
 }
 
-fn rank_runs(bundles: &[Bundle]) -> Vec<RankRun> {
+pub(super) fn rank_runs(bundles: &[Bundle]) -> Vec<RankRun> {
     let mut bundles: Vec<&Bundle> = bundles.iter().collect();
     bundles.sort_by_key(|bundle| bundle.rank);
     let runs = bundles.into_iter().map(|bundle| RankRun {
@@ -323,7 +366,7 @@ fn rank_runs(bundles: &[Bundle]) -> Vec<RankRun> {
 /// pause, and what failed for good over what may be tried again.
 fn weight(ending: &Ending) -> u8 {
     match ending {
-        Ending::Shutdown | Ending::Preempted => 0,
+        Ending::Shutdown | Ending::Preempted | Ending::Resized => 0,
         Ending::Lost => 1,
         Ending::Failure { for_good: false, .. } => 2,
         Ending::Paused => 3,
@@ -333,15 +376,19 @@ fn weight(ending: &Ending) -> u8 {
     }
 }
 
-fn stop_command(job: &Job, attempt: AttemptId, ending: &Ending) -> Command {
-    let ask_first = matches!(ending, Ending::Paused | Ending::Preempted);
-    Command::Stop { attempt, ask_first, grace: job.spec.grace }
+fn stop_command(job: &Job, attempt: AttemptId, ending: &Ending, way_grace: Duration) -> Command {
+    let gives_way = matches!(ending, Ending::Preempted | Ending::Resized);
+    let grace = if gives_way { way_grace } else { job.spec.grace };
+    Command::Stop { attempt, ask_first: gives_way || *ending == Ending::Paused, grace }
 }
 
 fn outcome_reason(job: &Job, next: JobState, message: &str) -> Reason {
     let (failures, allowed) = (job.failures, job.spec.max_failures);
     match next {
         JobState::Succeeded => Reason::new("succeeded", "every rank ended with exit code 0"),
+        JobState::Restarting if job.attempts.last().is_some_and(|a| a.state == AttemptState::Resized) => {
+            Reason::new("resized", message)
+        }
         JobState::Restarting if job.attempts.last().is_some_and(|a| a.state == AttemptState::Lost) => {
             Reason::new("node_lost", format!("waits for another attempt: {message}"))
         }

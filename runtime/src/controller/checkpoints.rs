@@ -34,6 +34,8 @@ impl Controller {
         });
         if let Some(holder) = self.cluster.holder_mut(attempt) {
             holder.saved = at;
+            // From now on it can grow without losing its work.
+            self.replan |= !std::mem::replace(&mut holder.grows, true);
         }
         let dropped = drop_worse(kept, &live.job.spec.checkpoint);
         self.dirty.insert(attempt.job);

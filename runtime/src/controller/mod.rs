@@ -7,6 +7,7 @@
 mod attempt;
 mod checkpoints;
 mod nodes;
+mod queues;
 mod requests;
 #[cfg(test)]
 mod simulation;
@@ -14,12 +15,15 @@ mod simulation;
 mod tests;
 
 pub use nodes::{Node, NodeRecord};
+pub use queues::{QueueChange, QueueStatus, QueueWrite, Queues};
 pub use requests::{Refusal, Submission};
 
 use crate::protocol::Command;
+use crate::store::Loaded;
 use phalanx_core::id::AttemptId;
+use phalanx_core::spec::Work;
 use phalanx_core::{Attempt, AttemptState, Ending, Job, JobId, JobState, NodeName, Reason, Time};
-use phalanx_scheduler::{Cluster, Holder, Pending, Queue};
+use phalanx_scheduler::{Cluster, Holder, Pending, Queue, Resize, Share};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -30,6 +34,8 @@ pub struct Config {
     pub embedded: bool,
     /// How long an agent may be silent.
     pub node_timeout: Duration,
+    /// The queues, and how the scheduler decides.
+    pub queues: Queues,
 }
 
 /// After a node is called lost its agent has ended the ranks there; so much later their devices are promised again.
@@ -46,6 +52,10 @@ pub struct Effects {
     pub jobs: Vec<Saved>,
     /// Nodes whose record changed.
     pub nodes: Vec<NodeRecord>,
+    /// Queues that were changed over the API.
+    pub queues: Vec<QueueWrite>,
+    /// What queues have had.
+    pub shares: Vec<(String, Share)>,
     /// Why jobs wait, where that has been decided anew; need not be stored.
     pub reasons: Vec<(JobId, Reason)>,
     /// The scheduler was asked.
@@ -59,6 +69,8 @@ impl Effects {
     pub fn absorb(&mut self, later: Effects) {
         self.jobs.extend(later.jobs);
         self.nodes.extend(later.nodes);
+        self.queues.extend(later.queues);
+        self.shares.extend(later.shares);
         self.reasons.extend(later.reasons);
         self.planned |= later.planned;
         self.sends.extend(later.sends);
@@ -110,6 +122,10 @@ pub struct Controller {
     effects: Effects,
     /// Jobs as they were before the requests that are not committed yet; `None` where there was none.
     undo: Vec<(JobId, Option<Live>)>,
+    /// The queues as they were before them.
+    undo_queues: Option<Queues>,
+    /// What queues had had when it was last handed out to be stored.
+    stored_shares: BTreeMap<String, Share>,
 }
 
 impl Controller {
@@ -117,11 +133,11 @@ impl Controller {
     ///
     /// Nodes count as disconnected from `now` on. A job of an embedded `run` that died has nobody left to run it and
     /// fails here; the jobs of a service are left alone by an embedded controller.
-    pub fn restore(config: Config, now: Time, next_job: u64, jobs: Vec<Job>, nodes: Vec<NodeRecord>) -> Self {
+    pub fn restore(config: Config, now: Time, loaded: Loaded) -> Self {
         let mut controller = Controller {
             config,
             jobs: BTreeMap::new(),
-            next_job,
+            next_job: loaded.next_job,
             nodes: BTreeMap::new(),
             cluster: Cluster::new(),
             queue: Queue::new(),
@@ -131,17 +147,26 @@ impl Controller {
             dirty: BTreeSet::new(),
             effects: Effects::default(),
             undo: Vec::new(),
+            undo_queues: None,
+            stored_shares: BTreeMap::new(),
         };
-        for record in nodes {
+        // A `run` of one's own is nobody's team's.
+        if !controller.config.embedded {
+            controller.config.queues.api = loaded.queues;
+            controller.restore_shares(loaded.shares);
+        }
+        controller.set_queues_up();
+        for record in loaded.nodes {
             controller.restore_node(now, record);
         }
-        for job in jobs {
+        for job in loaded.live_jobs {
             if job.embedded {
                 controller.bury(now, job);
             } else if !controller.config.embedded {
                 controller.adopt(job);
             }
         }
+        controller.renew_promises(&loaded.passed);
         controller
     }
 
@@ -166,17 +191,29 @@ impl Controller {
         let attempt = job.attempt_id();
         let held = job.run.as_ref().map(|run| attempt::bundles_still_held(&job, run)).unwrap_or_default();
         if let Some(current) = job.attempts.last().filter(|_| !held.is_empty()) {
-            let holder = Holder::new(&pending(&job), current.placed);
+            let holder = holder(&job, current.placed);
             let kept = self.cluster.hold(attempt, holder, &held);
             // The node records are stored with the placements, so what was held then fits now.
             assert!(kept.is_ok(), "{attempt} does not fit where it was placed: {kept:?}");
-            self.queue.note_started(id.0);
+            if held.len() < current.ranks.len() {
+                self.cluster.set_rigid(attempt);
+            }
             if job.run.as_ref().is_some_and(|run| run.ending.is_some()) {
                 self.cluster.set_ending(attempt);
             }
         }
         self.jobs.insert(id, Live::new(job));
         self.sync_queue(id);
+    }
+
+    /// What the service before this one had promised: what others end for, and whom a waiting gang has let pass.
+    fn renew_promises(&mut self, passed: &[JobId]) {
+        let started = self.jobs.values().filter(|live| !live.job.attempts.is_empty()).map(|live| live.job.id);
+        let started: BTreeSet<JobId> = started.chain(passed.iter().copied()).collect();
+        started.into_iter().for_each(|id| self.queue.note_started(id.0));
+        let runs = self.jobs.values().filter_map(|live| live.job.run.as_ref());
+        let promised: Vec<JobId> = runs.filter_map(|run| run.gives_way_to).collect();
+        promised.into_iter().for_each(|job| self.queue.promise(job));
     }
 
     /// Every job that is not terminal.
@@ -271,7 +308,9 @@ impl Controller {
                 self.effects.jobs.push(Saved { job: live.job.clone(), entered: false });
             }
         }
-        std::mem::take(&mut self.effects)
+        let mut effects = std::mem::take(&mut self.effects);
+        self.changed_shares(&mut effects);
+        effects
     }
 
     fn plan(&mut self, now: Time) {
@@ -287,28 +326,42 @@ impl Controller {
             self.effects.reasons.push((id, reason));
         }
         for eviction in plan.evictions {
-            self.make_way(eviction.attempt, Some(eviction.by), "gave its place to");
+            let message = format!("gave its place to {}", eviction.by);
+            self.make_way(eviction.attempt, Ending::Preempted, Some(eviction.by), &message);
         }
         for resize in plan.resizes {
-            self.make_way(resize.attempt, resize.by, "gives workers back to");
+            self.resize(resize);
         }
         for (id, bundles) in plan.placements {
-            self.place(now, id, &bundles);
+            let placed = self.place(now, id, &bundles);
+            assert!(placed, "the scheduler placed {id} over what is free");
         }
     }
 
-    /// Ends an attempt for another gang, or to grow; it waits in its old place and goes on from its checkpoint.
-    fn make_way(&mut self, attempt: AttemptId, by: Option<JobId>, why: &str) {
-        let message = match by {
-            Some(by) => format!("{why} {by}"),
-            // Growing restarts every rank: without a checkpoint it would cost more than it brings.
-            None if self.jobs.get(&attempt.job).is_none_or(|live| live.job.checkpoints.is_empty()) => return,
-            None => "ends to go on with more workers".to_owned(),
+    /// Ends an attempt for a resize: all of it goes on elsewhere, as a new attempt from its checkpoint.
+    fn resize(&mut self, resize: Resize) {
+        let id = resize.attempt.job;
+        let Some(live) = self.jobs.get_mut(&id) else { return };
+        let Some(run) = live.job.run.as_mut().filter(|run| run.ending.is_none()) else { return };
+        let workers = live.job.attempts.last().map_or(0, |attempt| attempt.ranks.len());
+        run.next = attempt::rank_runs(&resize.bundles);
+        let next = run.next.len();
+        let message = match resize.by {
+            Some(by) => format!("resized: gives way to {by} and goes on with {next} of {workers} workers"),
+            None => format!("resized: goes on with {next} workers instead of {workers}"),
         };
+        self.make_way(resize.attempt, Ending::Resized, resize.by, &message);
+    }
+
+    /// Ends an attempt that gives way; what it frees is kept for the gang that it does so for.
+    fn make_way(&mut self, attempt: AttemptId, ending: Ending, by: Option<JobId>, message: &str) {
+        if let Some(run) = self.jobs.get_mut(&attempt.job).and_then(|live| live.job.run.as_mut()) {
+            run.gives_way_to = by;
+        }
         if let Some(by) = by {
             self.queue.promise(by);
         }
-        self.end_attempt(attempt.job, Ending::Preempted, &message);
+        self.end_attempt(attempt.job, ending, message);
     }
 
     /// Makes the queue say what the job's state says: a waiting job is in it, any other is not.
@@ -351,6 +404,15 @@ fn pending(job: &Job) -> Pending {
         job.attempts.iter().filter(|past| past.state == AttemptState::Preempted).count() as u32;
     pending.attained = job.attempts.iter().map(|past| attained(job, past)).sum();
     pending
+}
+
+/// What the scheduler knows of an attempt that was placed at `placed`.
+fn holder(job: &Job, placed: Time) -> Holder {
+    let mut holder = Holder::new(&pending(job), placed);
+    holder.saved = job.checkpoints.last().map_or(placed, |checkpoint| checkpoint.time.max(placed));
+    let saves = matches!(job.spec.work, Work::Train(_)) || job.spec.checkpoint.every_steps.is_some();
+    holder.grows = saves || !job.checkpoints.is_empty();
+    holder
 }
 
 /// What an attempt that is over has had: GPU-seconds, or CPU-seconds where the gang asks for no GPU.

@@ -55,6 +55,7 @@ impl Controller {
 
     /// An agent's session begins: what both sides know of each other is made to agree.
     pub fn joined(&mut self, now: Time, hello: &Hello) {
+        self.note_time(now);
         let record = NodeRecord {
             name: hello.node.clone(),
             incarnation: hello.incarnation.clone(),
@@ -93,7 +94,7 @@ impl Controller {
                 // Another process: the ranks ended with the old one.
                 (false, false) => {
                     self.end_attempt(id, Ending::Lost, &format!("the agent on {} was restarted", hello.node));
-                    self.gone(now, id, &hello.node, "");
+                    self.gone(now, now, id, &hello.node, "");
                 }
             }
         }
@@ -128,6 +129,7 @@ impl Controller {
     /// A silent node is lost after the node timeout. Its agent ends its ranks by the same clock, so their devices are
     /// free once the longest grace of them has passed too.
     pub(super) fn check_nodes(&mut self, now: Time) {
+        self.note_time(now);
         let silent: Vec<(NodeName, Time)> =
             self.nodes.iter().filter_map(|(name, node)| Some((name.clone(), node.silent_since?))).collect();
         for (name, since) in silent {
@@ -142,7 +144,7 @@ impl Controller {
             for (id, _) in self.attempts_on(&name) {
                 self.end_attempt(id, Ending::Lost, &format!("{name} was lost"));
                 if now >= lost_at + self.fence(id) {
-                    self.gone(now, id, &name, "");
+                    self.gone(now, now, id, &name, "");
                 }
             }
         }

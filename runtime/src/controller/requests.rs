@@ -3,7 +3,7 @@
 
 use super::{Controller, Effects, Live, Saved, is_current};
 use phalanx_core::job::INTERRUPTED_CODE;
-use phalanx_core::{Ending, Job, JobId, JobSpec, JobState, Reason, Time};
+use phalanx_core::{Ending, Job, JobId, JobSpec, JobState, Problems, Reason, Time};
 use std::path::PathBuf;
 
 /// A job to be run, read and valid.
@@ -23,7 +23,19 @@ pub enum Refusal {
     /// The cluster could not run it even if it were empty.
     Infeasible(Reason),
     /// A queue that the service does not have.
-    UnknownQueue(String),
+    UnknownQueue {
+        /// Its name.
+        queue: String,
+        /// Those there are.
+        there: Vec<String>,
+    },
+    /// Queues cannot be changed so.
+    Queues {
+        /// All that is wrong.
+        problems: Problems,
+        /// The change.
+        text: String,
+    },
     /// A secret that the service does not have.
     UnknownSecret(String),
     /// The job's state does not allow it.
@@ -46,9 +58,7 @@ impl Controller {
             return Err(Refusal::ShuttingDown);
         }
         let spec = &submission.spec;
-        if spec.queue != "default" {
-            return Err(Refusal::UnknownQueue(spec.queue.clone()));
-        }
+        self.check_queue(spec)?;
         if let Some(secret) = spec.secrets.first() {
             return Err(Refusal::UnknownSecret(secret.clone()));
         }
@@ -153,11 +163,13 @@ impl Controller {
     /// The requests are committed.
     pub fn accept(&mut self) {
         self.undo.clear();
+        self.undo_queues = None;
     }
 
     /// The requests could not be committed: every job is again as it was before them.
     pub fn roll_back(&mut self) {
         self.effects = Effects::default();
+        self.roll_back_queues();
         while let Some((id, before)) = self.undo.pop() {
             match before {
                 Some(live) => self.jobs.insert(id, live),

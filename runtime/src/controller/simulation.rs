@@ -7,6 +7,7 @@ use crate::agent::machine::{AgentMachine, Input, Output};
 use crate::launch::Launch;
 use crate::protocol::{AgentEvent, Happening, Hello, RankExit};
 use phalanx_core::resources::{Capacity, Cpus};
+use phalanx_core::spec::{QueueSpec, ServiceSpec};
 use phalanx_core::{JobSpec, Rank};
 
 const NODE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -17,6 +18,30 @@ const CHAOS: Duration = Duration::from_secs(300);
 const CALM: Duration = Duration::from_secs(1800);
 /// A guard ends its ranks this soon after its agent was killed.
 const GUARD: Duration = Duration::from_secs(5);
+
+/// Queues of every sort: one with a guarantee, one with a quota, one of least attained service.
+const SITE: &str = r#"
+version = 1
+[[queue]]
+name = "gold"
+weight = 2
+guaranteed = { cpus = 4 }
+[[queue]]
+name = "capped"
+quota = { cpus = 4 }
+[[queue]]
+name = "fair"
+discipline = "las"
+[scheduling]
+max_bypass = 4
+resize_interval = 10
+share_half_life = 60
+las_threshold_seconds = 20
+grace_seconds = 1
+"#;
+const QUEUES: [&str; 4] = ["default", "gold", "capped", "fair"];
+/// What `capped` may hold at most, in thousandths of a CPU.
+const CAP_MILLI: u64 = 4000;
 
 /// SplitMix64: small, seeded and the same everywhere.
 struct Dice(u64);
@@ -82,6 +107,8 @@ struct Host {
 struct Disk {
     jobs: BTreeMap<JobId, Job>,
     nodes: BTreeMap<NodeName, NodeRecord>,
+    queues: BTreeMap<String, QueueSpec>,
+    shares: BTreeMap<String, Share>,
 }
 
 struct World {
@@ -103,7 +130,14 @@ struct World {
 }
 
 fn config() -> Config {
-    Config { embedded: false, node_timeout: NODE_TIMEOUT }
+    let site = ServiceSpec::parse(SITE).unwrap();
+    let file = site.queues.into_iter().map(|queue| (queue.name.clone(), queue)).collect();
+    let queues = Queues { file, api: BTreeMap::new(), scheduling: site.scheduling };
+    Config { embedded: false, node_timeout: NODE_TIMEOUT, queues }
+}
+
+fn first() -> Loaded {
+    Loaded { next_job: 1, ..Loaded::default() }
 }
 
 impl World {
@@ -115,7 +149,7 @@ impl World {
             next_step: 0,
             sessions: 0,
             lanes: BTreeMap::new(),
-            service: Some(Controller::restore(config(), Time::ZERO, 1, Vec::new(), Vec::new())),
+            service: Some(Controller::restore(config(), Time::ZERO, first())),
             timer: None,
             disk: Disk::default(),
             hosts: BTreeMap::new(),
@@ -208,7 +242,7 @@ impl World {
             }
             Step::ToService { node, session, event } if self.hosts[&node].session == Some(session) => {
                 let through = event.seq;
-                self.serve(|controller, _| controller.happened(&node, &event));
+                self.serve(|controller, now| controller.happened(now, &node, &event));
                 if self.service.is_some() && self.hosts[&node].session == Some(session) {
                     self.over_link(session, false, Step::AckTo { node, session, seq: through });
                 }
@@ -258,6 +292,13 @@ impl World {
             return None;
         }
         self.disk.jobs.extend(effects.jobs.into_iter().map(|saved| (saved.job.id, saved.job)));
+        self.disk.shares.extend(effects.shares);
+        for write in effects.queues {
+            match write {
+                QueueWrite::Set(queue) => drop(self.disk.queues.insert(queue.name.clone(), queue)),
+                QueueWrite::Reset(name) => drop(self.disk.queues.remove(&name)),
+            }
+        }
         self.disk.nodes.extend(effects.nodes.into_iter().map(|record| (record.name.clone(), record)));
         if !self.calm && self.dice.below(1000) < 3 {
             self.kill_service();
@@ -282,12 +323,18 @@ impl World {
     }
 
     fn submit(&mut self) {
-        let workers = 1 + self.dice.below(6);
+        let queue = QUEUES[self.dice.below(QUEUES.len() as u64) as usize];
+        let most = 1 + self.dice.below(if queue == "capped" { 4 } else { 6 });
+        let workers = match self.dice.below(3) {
+            0 => format!("{{ min = {}, max = {most} }}", 1 + self.dice.below(most)),
+            _ => most.to_string(),
+        };
+        let saves = if self.dice.chance(50) { "[checkpoint]\nevery_steps = 1\n" } else { "" };
         let failures = self.dice.below(3);
         let limit = if self.dice.chance(15) { "time_limit = \"40s\"\n" } else { "" };
         let priority = self.dice.below(3);
         let text = format!(
-            "version = 1\ngrace = \"2s\"\npriority = {priority}\nmax_failures = {failures}\n{limit}[gang]\nworkers = {workers}\n[program]\ncommand = [\"x\"]\n"
+            "version = 1\nqueue = \"{queue}\"\ngrace = \"2s\"\npriority = {priority}\nmax_failures = {failures}\n{limit}[gang]\nworkers = {workers}\n{saves}[program]\ncommand = [\"x\"]\n"
         );
         let spec = JobSpec::parse(&text, "job").unwrap();
         match self.serve(|controller, now| controller.submit(now, Submission { spec, base_dir: "/".into() }))
@@ -303,14 +350,37 @@ impl World {
         let names: Vec<NodeName> = self.hosts.keys().cloned().collect();
         let node = names[self.dice.below(NODES) as usize].clone();
         let job = JobId(1 + self.dice.below(JOBS));
-        match self.dice.below(10) {
+        match self.dice.below(12) {
             0 | 1 => self.kill_service(),
+            10 => self.change_queue(),
             2 | 3 => self.kill_agent(&node),
             4..=6 => self.cut(&node),
             7 => drop(self.serve(|controller, now| controller.cancel(now, job))),
             8 => drop(self.serve(|controller, now| controller.pause(now, job))),
             _ => drop(self.serve(|controller, now| controller.resume(now, job))),
         }
+    }
+
+    /// Somebody turns at a queue; what is promised to those who are in it stays possible.
+    fn change_queue(&mut self) {
+        let queue = QUEUES[self.dice.below(QUEUES.len() as u64) as usize];
+        let weight = 1 + self.dice.below(4);
+        let change = if self.dice.chance(30) {
+            QueueChange { reset: vec![queue.to_owned()], ..QueueChange::default() }
+        } else {
+            let toml = format!("[[queue]]\nname = \"{queue}\"\nweight = {weight}\n");
+            QueueChange { toml, ..QueueChange::default() }
+        };
+        self.serve(|controller, now| controller.change_queues(now, &change).unwrap());
+        // Taking the quota off a queue's gangs is one thing, making them impossible another.
+        let orphaned = "[[queue]]\nname = \"capped\"\nquota.cpus = 0\n".to_owned();
+        let waits = |job: &Job| job.spec.queue == "capped";
+        let change = QueueChange { toml: orphaned, ..QueueChange::default() };
+        let refused = self.serve(|controller, now| {
+            let some = controller.jobs().any(waits);
+            (some, some && controller.change_queues(now, &change).is_err())
+        });
+        assert!(refused.is_none_or(|(some, refused)| some == refused), "an impossible quota was taken");
     }
 
     /// From here on nothing is disturbed, and what people have paused they let go on.
@@ -344,7 +414,21 @@ impl World {
             self.disk.jobs.values().filter(|job| !job.state.is_terminal()).cloned().collect();
         let next = self.disk.jobs.keys().last().map_or(1, |id| id.0 + 1);
         let nodes = self.disk.nodes.values().cloned().collect();
-        self.service = Some(Controller::restore(config(), self.now, next, jobs, nodes));
+        let loaded = Loaded {
+            live_jobs: jobs,
+            next_job: next,
+            nodes,
+            queues: self.disk.queues.clone(),
+            shares: self.disk.shares.clone().into_iter().collect(),
+            passed: Vec::new(),
+        };
+        let service = Controller::restore(config(), self.now, loaded);
+        // What queues have had is as the disk has it, to the bit, whatever is held again.
+        for (queue, share) in service.cluster().shares() {
+            let stored = self.disk.shares.get(queue).cloned().unwrap_or_default();
+            assert_eq!(*share, stored, "{queue} forgot what it has had");
+        }
+        self.service = Some(service);
         self.serve(|_, _| ());
     }
 
@@ -575,6 +659,22 @@ impl World {
                 return Err(format!("{} failed with {:?}", job.id, job.exit_code));
             }
         }
+        if let Some(controller) = &self.service {
+            let held = controller.cluster().held("capped").get(&phalanx_scheduler::Kind::Cpu);
+            if held > CAP_MILLI {
+                return Err(format!("`capped` holds {held} of {CAP_MILLI}"));
+            }
+        }
+        for job in self.disk.jobs.values() {
+            let (least, most) = (job.spec.gang.workers.min as usize, job.spec.gang.workers.max as usize);
+            if let Some(odd) = job.attempts.iter().find(|past| !(least..=most).contains(&past.ranks.len())) {
+                return Err(format!("{} had {} workers of {least} to {most}", job.id, odd.ranks.len()));
+            }
+            let failed = job.attempts.iter().filter(|past| past.state == AttemptState::Failed).count();
+            if job.failures as usize > failed {
+                return Err(format!("{} counts {} failures and had {failed}", job.id, job.failures));
+            }
+        }
         match self.promised.iter().find(|id| !self.disk.jobs.contains_key(id)) {
             Some(lost) => Err(format!("{lost} was promised and is not stored")),
             None => Ok(()),
@@ -587,7 +687,17 @@ fn whatever_is_killed_and_cut_every_promise_is_kept() {
     let seeds =
         std::env::var("PHALANX_SIMULATION_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(300);
     let first = std::env::var("PHALANX_SIMULATION_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+    let mut outcomes: BTreeMap<AttemptState, usize> = BTreeMap::new();
     for seed in first..first + seeds {
-        World::new(seed).run(seed);
+        let mut world = World::new(seed);
+        world.run(seed);
+        let attempts = world.disk.jobs.values().flat_map(|job| &job.attempts);
+        attempts.for_each(|attempt| *outcomes.entry(attempt.state).or_default() += 1);
     }
+    // The worlds have seen what they are there for.
+    let seen = |state| outcomes.get(&state).copied().unwrap_or(0);
+    assert!(
+        seeds < 100 || seen(AttemptState::Resized) > 10 && seen(AttemptState::Preempted) > 10,
+        "{outcomes:?}"
+    );
 }

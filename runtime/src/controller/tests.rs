@@ -3,6 +3,7 @@
 use super::*;
 use crate::protocol::{AgentEvent, Happening, Hello, RankExit};
 use phalanx_core::resources::{Capacity, Cpus};
+use phalanx_core::spec::QueueSpec;
 use phalanx_core::{AttemptState, JobSpec, Rank};
 use std::path::PathBuf;
 
@@ -13,11 +14,17 @@ struct Scene {
     now: Time,
     seq: u64,
     stored: BTreeMap<JobId, Job>,
+    queues: BTreeMap<String, QueueSpec>,
+    shares: BTreeMap<String, Share>,
     sent: Vec<(NodeName, Command)>,
 }
 
 fn config() -> Config {
-    Config { embedded: false, node_timeout: NODE_TIMEOUT }
+    Config { embedded: false, node_timeout: NODE_TIMEOUT, queues: Queues::default() }
+}
+
+fn first() -> Loaded {
+    Loaded { next_job: 1, ..Loaded::default() }
 }
 
 fn node(name: &str) -> NodeName {
@@ -37,9 +44,24 @@ fn hello(name: &str, incarnation: &str, attempts: &[AttemptId]) -> Hello {
 
 impl Scene {
     fn new(nodes: &[&str]) -> Scene {
-        let controller = Controller::restore(config(), Time::ZERO, 1, Vec::new(), Vec::new());
-        let mut scene =
-            Scene { controller, now: Time::ZERO, seq: 0, stored: BTreeMap::new(), sent: Vec::new() };
+        Scene::with_queues(nodes, "")
+    }
+
+    /// With the queues of a configuration.
+    fn with_queues(nodes: &[&str], site: &str) -> Scene {
+        let site = phalanx_core::spec::ServiceSpec::parse(&format!("version = 1\n{site}")).unwrap();
+        let file = site.queues.into_iter().map(|queue| (queue.name.clone(), queue)).collect();
+        let queues = Queues { file, api: BTreeMap::new(), scheduling: site.scheduling };
+        let controller = Controller::restore(Config { queues, ..config() }, Time::ZERO, first());
+        let mut scene = Scene {
+            controller,
+            now: Time::ZERO,
+            seq: 0,
+            stored: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            shares: BTreeMap::new(),
+            sent: Vec::new(),
+        };
         for name in nodes {
             scene.controller.joined(Time::ZERO, &hello(name, "p1", &[]));
         }
@@ -50,6 +72,13 @@ impl Scene {
     fn settle(&mut self) {
         self.controller.tick(self.now);
         let effects = self.controller.settle(self.now);
+        self.shares.extend(effects.shares);
+        for write in effects.queues {
+            match write {
+                QueueWrite::Set(queue) => drop(self.queues.insert(queue.name.clone(), queue)),
+                QueueWrite::Reset(name) => drop(self.queues.remove(&name)),
+            }
+        }
         self.stored.extend(effects.jobs.into_iter().map(|saved| (saved.job.id, saved.job)));
         self.sent.extend(effects.sends);
     }
@@ -68,7 +97,7 @@ impl Scene {
         self.seq += 1;
         let attempt = AttemptId { job, number: self.stored[&job].attempts.len() as u32 };
         let event = AgentEvent { seq: self.seq, attempt, time: self.now, what };
-        self.controller.happened(&node(name), &event);
+        self.controller.happened(self.now, &node(name), &event);
         self.settle();
     }
 
@@ -111,8 +140,17 @@ impl Scene {
     fn restart(&mut self) {
         let jobs = self.stored.values().filter(|job| !job.state.is_terminal()).cloned().collect();
         let nodes = self.controller.nodes().map(|node| node.record.clone()).collect();
-        let next = self.stored.len() as u64 + 1;
-        self.controller = Controller::restore(config(), self.now, next, jobs, nodes);
+        let loaded = Loaded {
+            live_jobs: jobs,
+            next_job: self.stored.len() as u64 + 1,
+            nodes,
+            queues: self.queues.clone(),
+            shares: self.shares.clone().into_iter().collect(),
+            passed: Vec::new(),
+        };
+        let file = Queues { api: BTreeMap::new(), ..self.controller.queues().clone() };
+        let config = Config { queues: file, ..config() };
+        self.controller = Controller::restore(config, self.now, loaded);
     }
 }
 
@@ -364,9 +402,12 @@ fn the_jobs_of_a_killed_run_fail_and_those_of_a_service_wait_for_it() {
     scene.run_ranks("a", job, 0..1);
     let mut orphan = scene.stored[&job].clone();
     orphan.embedded = true;
-    let embedded = Config { embedded: true, node_timeout: NODE_TIMEOUT };
-    let mut controller =
-        Controller::restore(embedded, scene.now, 3, vec![orphan, scene.stored[&job].clone()], Vec::new());
+    let embedded = Config { embedded: true, ..config() };
+    let mut controller = Controller::restore(
+        embedded,
+        scene.now,
+        Loaded { next_job: 3, live_jobs: vec![orphan, scene.stored[&job].clone()], ..Loaded::default() },
+    );
     let effects = controller.settle(scene.now);
     assert_eq!(effects.jobs.len(), 1);
     assert_eq!((effects.jobs[0].job.state, effects.jobs[0].job.exit_code), (JobState::Failed, Some(125)));
@@ -391,4 +432,242 @@ fn a_gang_gives_way_to_one_of_higher_priority_and_keeps_its_place() {
     scene.take_sent();
     scene.submit("priority = 9\n[gang]\nworkers = 2\n");
     assert!(scene.take_sent().is_empty());
+}
+
+/// Ends an attempt on one node as its agent would, after it was told to.
+fn stopped(scene: &mut Scene, name: &str, job: JobId, ranks: Rank) {
+    (0..ranks).for_each(|rank| scene.exit(name, job, rank, 143, true));
+    scene.gone(name, job);
+}
+
+fn changed(scene: &mut Scene, toml: &str) -> Result<(), Refusal> {
+    let change = QueueChange { toml: toml.to_owned(), ..QueueChange::default() };
+    let changed = scene.controller.change_queues(scene.now, &change);
+    scene.controller.accept();
+    scene.settle();
+    changed
+}
+
+#[test]
+fn an_elastic_gang_gives_workers_back_and_takes_them_again() {
+    let mut scene = Scene::with_queues(&["a"], "[scheduling]\nresize_interval = 10\ngrace_seconds = 3\n");
+    let elastic = scene.submit("[gang]\nworkers = { min = 1, max = 2 }\n");
+    scene.run_ranks("a", elastic, 0..2);
+    scene.happened("a", elastic, Happening::Checkpoint { step: 5, path: "/c/5".into() });
+    scene.take_sent();
+    let urgent = scene.submit("priority = 1\n");
+    let stop = Command::Stop {
+        attempt: AttemptId { job: elastic, number: 1 },
+        ask_first: true,
+        grace: Duration::from_secs(3),
+    };
+    assert_eq!(scene.take_sent(), [(node("a"), stop)]);
+    // The service dies in the middle of the resize: the gang keeps what it holds, and its place is promised.
+    scene.restart();
+    scene.controller.joined(scene.now, &hello("a", "p1", &[AttemptId { job: elastic, number: 1 }]));
+    scene.settle();
+    let other = scene.submit("");
+    stopped(&mut scene, "a", elastic, 2);
+    let attempts = &scene.stored[&elastic].attempts;
+    assert_eq!((attempts[0].state, attempts[1].ranks.len()), (AttemptState::Resized, 1));
+    assert!(attempts[0].message.contains("1 of 2 workers"), "{}", attempts[0].message);
+    assert_eq!((scene.state(urgent), scene.state(other)), (JobState::Starting, JobState::Queued));
+    scene.controller.cancel(scene.now, other).unwrap();
+    scene.controller.accept();
+    scene.take_sent();
+    scene.happened("a", elastic, Happening::Reserved { master_port: 1 });
+    let launch = scene.take_sent().into_iter().find_map(|(_, c)| match c {
+        Command::Start(launch) => Some(launch),
+        _ => None,
+    });
+    let launch = launch.unwrap();
+    assert_eq!((launch.world, launch.checkpoint), (1, Some(PathBuf::from("/c/5"))));
+    scene.happened("a", elastic, Happening::RankStarted { rank: 0, pid: 1 });
+    // It grows only once the interval is over, and nobody waits who could use the room.
+    scene.run_ranks("a", urgent, 0..1);
+    scene.exit("a", urgent, 0, 0, false);
+    scene.gone("a", urgent);
+    scene.take_sent();
+    scene.pass(Duration::from_secs(9));
+    assert!(scene.take_sent().is_empty());
+    scene.pass(Duration::from_secs(1));
+    assert!(matches!(scene.take_sent()[..], [(_, Command::Stop { ask_first: true, .. })]));
+    // Somebody takes the room meanwhile: it goes on as it was.
+    let quick = scene.submit("");
+    assert_eq!(scene.state(quick), JobState::Starting);
+    stopped(&mut scene, "a", elastic, 1);
+    let job = &scene.stored[&elastic];
+    assert_eq!(job.attempts.iter().map(|a| a.ranks.len()).collect::<Vec<_>>(), [2, 1, 1]);
+    assert_eq!(
+        (job.attempts[1].state, job.state, job.failures),
+        (AttemptState::Resized, JobState::Starting, 0)
+    );
+}
+
+#[test]
+fn a_gang_that_would_lose_its_work_does_not_grow() {
+    let mut scene = Scene::with_queues(&["a"], "[scheduling]\nresize_interval = 10\n");
+    let first = scene.submit("");
+    let elastic = scene.submit("[gang]\nworkers = { min = 1, max = 2 }\n");
+    scene.run_ranks("a", first, 0..1);
+    scene.run_ranks("a", elastic, 0..1);
+    scene.exit("a", first, 0, 0, false);
+    scene.gone("a", first);
+    scene.take_sent();
+    scene.pass(Duration::from_secs(60));
+    assert!(scene.take_sent().is_empty());
+    // With something to go on from it does.
+    scene.happened("a", elastic, Happening::Checkpoint { step: 1, path: "/c/1".into() });
+    assert!(matches!(scene.take_sent()[..], [(_, Command::Stop { ask_first: true, .. })]));
+    stopped(&mut scene, "a", elastic, 1);
+    assert_eq!(scene.stored[&elastic].attempts[1].ranks.len(), 2);
+}
+
+#[test]
+fn an_elastic_gang_goes_on_smaller_when_a_node_is_lost() {
+    let mut scene = Scene::new(&["a", "b"]);
+    let elastic = scene.submit("grace = \"1s\"\n[gang]\nworkers = { min = 1, max = 4 }\n");
+    scene.run_ranks("a", elastic, 0..2);
+    scene.run_ranks("b", elastic, 2..4);
+    scene.controller.left(scene.now, &node("b"));
+    scene.pass(NODE_TIMEOUT);
+    (0..2).for_each(|rank| scene.exit("a", elastic, rank, 143, true));
+    scene.gone("a", elastic);
+    scene.pass(Duration::from_secs(1) + FENCE_MARGIN);
+    let attempts = &scene.stored[&elastic].attempts;
+    assert_eq!((attempts[0].state, attempts[1].ranks.len()), (AttemptState::Lost, 2));
+    assert!(attempts[1].ranks.iter().all(|rank| rank.node == node("a")));
+}
+
+#[test]
+fn queues_refuse_what_they_cannot_take_and_say_what_there_is() {
+    let mut scene = Scene::with_queues(&["a"], "[[queue]]\nname = \"small\"\nquota = { cpus = 1 }\n");
+    let job = |more: &str| {
+        let text = format!("version = 1\n{more}\n[program]\ncommand = [\"true\"]\n");
+        Submission { spec: JobSpec::parse(&text, "job").unwrap(), base_dir: "/".into() }
+    };
+    let unknown = scene.controller.validate(&job("queue = \"smal\""));
+    let there = vec!["default".to_owned(), "small".to_owned()];
+    assert_eq!(unknown, Err(Refusal::UnknownQueue { queue: "smal".to_owned(), there }));
+    let large = scene.controller.validate(&job("queue = \"small\"\n[gang]\nworkers = 2\n"));
+    let Err(Refusal::Infeasible(reason)) = large else { panic!("taken") };
+    assert!(reason.text.contains("2 CPU") && reason.text.contains("quota is 1 CPU"), "{}", reason.text);
+    let first = scene.submit("queue = \"small\"");
+    let second = scene.submit("queue = \"small\"");
+    assert_eq!(scene.state(first), JobState::Starting);
+    assert_eq!(scene.controller.job(second).unwrap().reason.code, "waiting_quota");
+    let status = scene.controller.queue_status();
+    assert_eq!((status[1].running, status[1].waiting.len()), (1, 1));
+}
+
+#[test]
+fn a_change_of_queues_is_all_or_nothing_and_outlives_the_service() {
+    let mut scene = Scene::with_queues(&["a"], "[[queue]]\nname = \"team\"\nweight = 2\n");
+    let job = scene.submit("queue = \"team\"\n[gang]\nworkers = 2\n");
+    let before = scene.controller.queues().clone();
+    let bad = "[[queue]]\nname = \"new\"\n[[queue]]\nname = \"team\"\nquota.cpus = 1\nweigth = 3\n";
+    let Err(Refusal::Queues { problems, .. }) = changed(&mut scene, bad) else { panic!("taken") };
+    assert!(problems.to_string().contains("did you mean `weight`"), "{problems}");
+    let bad = bad.replace("weigth = 3\n", "");
+    let Err(Refusal::Queues { problems, .. }) = changed(&mut scene, &bad) else { panic!("taken") };
+    assert!(problems.to_string().contains(&format!("{job} could never run")), "{problems}");
+    assert_eq!((scene.controller.queues(), scene.queues.len()), (&before, 0));
+    changed(&mut scene, "[[queue]]\nname = \"team\"\nweight = 5\n[[queue]]\nname = \"new\"\n").unwrap();
+    scene.restart();
+    let team = scene.controller.queues().get("team").unwrap();
+    assert_eq!((team.weight, scene.controller.queues().get("new").is_some()), (5.0, true));
+    // Reset: as the file has it; a queue with jobs in it that only the API had stays.
+    let inside = scene.submit("queue = \"new\"");
+    let reset = |names: &[&str]| QueueChange {
+        reset: names.iter().map(|&name| name.to_owned()).collect(),
+        ..QueueChange::default()
+    };
+    let Err(Refusal::Queues { problems, .. }) =
+        scene.controller.change_queues(scene.now, &reset(&["team", "new"]))
+    else {
+        panic!("taken")
+    };
+    assert!(problems.to_string().contains(&format!("but {inside} are in it")), "{problems}");
+    scene.controller.change_queues(scene.now, &reset(&["team"])).unwrap();
+    // What could not be committed has not happened.
+    scene.controller.roll_back();
+    assert_eq!(scene.controller.queues().get("team").unwrap().weight, 5.0);
+    scene.controller.change_queues(scene.now, &reset(&["team"])).unwrap();
+    scene.controller.accept();
+    scene.settle();
+    assert_eq!((scene.controller.queues().get("team").unwrap().weight, scene.queues.len()), (2.0, 1));
+    // A configuration without a queue that jobs are in is refused too.
+    let gone = scene.controller.configure(scene.now, BTreeMap::new(), Default::default());
+    assert!(gone.unwrap_err().to_string().contains("`team` would be gone"));
+}
+
+#[test]
+fn who_has_had_less_goes_first_also_after_a_restart() {
+    let site = "[[queue]]\nname = \"a\"\n[[queue]]\nname = \"b\"\n[[queue]]\nname = \"c\"\n";
+    let order = |restart: bool| {
+        let mut scene = Scene::with_queues(&["n"], site);
+        let greedy = scene.submit("queue = \"a\"\n[gang]\nworkers = 2\n");
+        scene.run_ranks("n", greedy, 0..2);
+        scene.pass(Duration::from_secs(3600));
+        let blocker = scene.submit("queue = \"c\"\npriority = 9\npreemptible = false\n[gang]\nworkers = 2\n");
+        // The queue that has had much waits with the older job.
+        let (late, early) = (
+            scene.submit("queue = \"a\"\n[gang]\nworkers = 2\n"),
+            scene.submit("queue = \"b\"\n[gang]\nworkers = 2\n"),
+        );
+        scene.exit("n", greedy, 0, 0, false);
+        scene.exit("n", greedy, 1, 0, false);
+        scene.gone("n", greedy);
+        scene.run_ranks("n", blocker, 0..2);
+        if restart {
+            scene.restart();
+            let attempt = AttemptId { job: blocker, number: 1 };
+            scene.controller.joined(scene.now, &hello("n", "p1", &[attempt]));
+            scene.settle();
+        }
+        scene.pass(Duration::from_secs(60));
+        scene.exit("n", blocker, 0, 0, false);
+        scene.exit("n", blocker, 1, 0, false);
+        scene.gone("n", blocker);
+        let share = scene.controller.cluster().share("a");
+        (scene.state(late), scene.state(early), share.to_bits())
+    };
+    let untouched = order(false);
+    assert_eq!((untouched.0, untouched.1), (JobState::Queued, JobState::Starting));
+    assert_eq!(order(true), untouched);
+}
+
+#[test]
+fn an_idle_guarantee_is_lent_and_taken_back_by_preemption() {
+    let mut scene = Scene::with_queues(&["a"], "[[queue]]\nname = \"gold\"\nguaranteed = { cpus = 2 }\n");
+    let guest = scene.submit("priority = 9\n[gang]\nworkers = 2\n");
+    scene.run_ranks("a", guest, 0..2);
+    let owner = scene.submit("queue = \"gold\"\n[gang]\nworkers = 2\n");
+    stopped(&mut scene, "a", guest, 2);
+    assert_eq!((scene.state(guest), scene.stored[&guest].failures), (JobState::Preempted, 0));
+    assert_eq!(scene.state(owner), JobState::Starting);
+    // Neither takes it from the other again.
+    scene.run_ranks("a", owner, 0..2);
+    scene.take_sent();
+    scene.pass(Duration::from_secs(600));
+    assert!(scene.take_sent().is_empty());
+}
+
+#[test]
+fn least_attained_service_gives_way_in_its_queue() {
+    let site =
+        "[[queue]]\nname = \"fair\"\ndiscipline = \"las\"\n[scheduling]\nlas_threshold_seconds = 100\n";
+    let mut scene = Scene::with_queues(&["a"], site);
+    let old = scene.submit("queue = \"fair\"\n[gang]\nworkers = 2\n");
+    scene.run_ranks("a", old, 0..2);
+    let young = scene.submit("queue = \"fair\"\n[gang]\nworkers = 2\n");
+    scene.take_sent();
+    scene.pass(Duration::from_secs(49));
+    assert!(scene.take_sent().is_empty());
+    assert_eq!(scene.controller.next_timer(), Some(scene.now + Duration::from_secs(1)));
+    scene.pass(Duration::from_secs(1));
+    stopped(&mut scene, "a", old, 2);
+    assert_eq!((scene.state(old), scene.state(young)), (JobState::Preempted, JobState::Starting));
+    scene.restart();
+    assert_eq!(scene.controller.queue.get(old).unwrap().preemptions, 1);
 }

@@ -4,10 +4,11 @@
 //! nothing but the answers: what is owed is tried again until it succeeds, and requests are refused meanwhile.
 
 use super::{DeviceStatus, NodeStatus, Shared};
-use crate::controller::{Controller, Effects, Saved, Submission};
+use crate::controller::{Controller, Effects, QueueChange, QueueStatus, Saved, Submission};
 use crate::error::Error;
 use crate::protocol::{AgentEvent, Command, Hello};
 use crate::store::{StoreError, Write};
+use phalanx_core::spec::{QueueSpec, SchedulingSpec};
 use phalanx_core::{Job, JobId, JobState, NodeName, Time};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -35,6 +36,12 @@ pub(super) enum Input {
     Left { node: NodeName, session: u64 },
     /// What happened on a node; its records are committed already.
     Happened { node: NodeName, session: u64, events: Vec<AgentEvent>, through: u64 },
+    /// Every queue with what is in it.
+    Queues(oneshot::Sender<Vec<QueueStatus>>),
+    /// A change of queues over the API.
+    ChangeQueues(Box<QueueChange>, oneshot::Sender<Result<(), Error>>),
+    /// The configuration was read anew.
+    Configure(BTreeMap<String, QueueSpec>, Box<SchedulingSpec>, oneshot::Sender<Result<(), Error>>),
     /// Live use of a node's devices.
     DeviceUse { node: NodeName, devices: Vec<(u64, f64)> },
 }
@@ -161,15 +168,26 @@ impl Control {
     async fn step(&mut self, inputs: &mut Vec<Input>) {
         let mut requests = Vec::new();
         let mut news = Vec::new();
+        let mut changes = Vec::new();
         for input in inputs.drain(..) {
             match input {
                 Input::Request(request, answer) => requests.push((request, answer)),
                 Input::Nodes(answer) => drop(answer.send(self.node_status())),
+                Input::Queues(answer) => drop(answer.send(self.controller.queue_status())),
+                Input::ChangeQueues(change, answer) => changes.push((change, answer)),
+                Input::Configure(queues, scheduling, answer) => {
+                    let done = self.controller.configure(self.clock.now(), queues, *scheduling);
+                    drop(answer.send(done.map_err(Error::Misfit)));
+                }
                 other => news.push(other),
             }
         }
         if !requests.is_empty() {
             self.answer(requests).await;
+        }
+        for (change, answer) in changes {
+            let changed = self.change_queues(&change).await;
+            drop(answer.send(changed));
         }
         for input in news {
             self.take_in(input);
@@ -189,14 +207,21 @@ impl Control {
                 self.controller.left(self.clock.now(), &node);
             }
             Input::Happened { node, session, events, through } if self.is_current(&node, session) => {
-                events.iter().for_each(|event| self.controller.happened(&node, event));
+                let now = self.clock.now();
+                events.iter().for_each(|event| self.controller.happened(now, &node, event));
                 if let Some(session) = self.sessions.get_mut(&node) {
                     session.applied = Some(through);
                 }
             }
             Input::DeviceUse { node, devices } => drop(self.device_use.insert(node, devices)),
             // The rest of a session that another one has replaced: the agent says it again in the new one.
-            Input::Left { .. } | Input::Happened { .. } | Input::Request(..) | Input::Nodes(_) => {}
+            Input::Left { .. } | Input::Happened { .. } => {}
+            // Answered before news is taken in.
+            Input::Request(..)
+            | Input::Nodes(_)
+            | Input::Queues(_)
+            | Input::ChangeQueues(..)
+            | Input::Configure(..) => {}
         }
     }
 
@@ -218,7 +243,7 @@ impl Control {
             answers.push((answered, answer));
         }
         let effects = self.controller.requested();
-        writes.extend(job_writes(&effects));
+        writes.extend(all_writes(&effects));
         let committed =
             if writes.is_empty() { Ok(()) } else { self.shared.state.commit(&writes).await.map(drop) };
         match committed {
@@ -236,6 +261,25 @@ impl Control {
                 }
             }
         }
+    }
+
+    /// Changes queues once the change is committed; where that fails it has not happened.
+    async fn change_queues(&mut self, change: &QueueChange) -> Result<(), Error> {
+        if self.failing {
+            self.settle().await;
+        }
+        self.controller.change_queues(self.clock.now(), change)?;
+        let effects = self.controller.requested();
+        let writes: Vec<Write> = all_writes(&effects).collect();
+        if !writes.is_empty()
+            && let Err(error) = self.shared.state.commit(&writes).await
+        {
+            self.controller.roll_back();
+            return Err(Error::Store(error));
+        }
+        self.controller.accept();
+        self.publish(effects);
+        Ok(())
     }
 
     async fn apply(
@@ -312,8 +356,7 @@ impl Control {
             metrics::histogram!("phalanx_schedule_seconds").record(started.elapsed().as_secs_f64());
         }
         self.owed.absorb(effects);
-        let mut writes: Vec<Write> = job_writes(&self.owed).collect();
-        writes.extend(self.owed.nodes.iter().map(|record| Write::Node { record: record.clone() }));
+        let writes: Vec<Write> = all_writes(&self.owed).collect();
         if !writes.is_empty()
             && let Err(error) = self.shared.state.commit(&writes).await
         {
@@ -412,9 +455,12 @@ fn record_start(Saved { job, entered }: &Saved) {
     }
 }
 
-fn job_writes(effects: &Effects) -> impl Iterator<Item = Write> {
-    effects
-        .jobs
-        .iter()
-        .map(|saved| Write::SaveJob { job: Box::new(saved.job.clone()), visible: saved.entered })
+fn all_writes(effects: &Effects) -> impl Iterator<Item = Write> {
+    let jobs = effects.jobs.iter();
+    let jobs = jobs.map(|saved| Write::SaveJob { job: Box::new(saved.job.clone()), visible: saved.entered });
+    let nodes = effects.nodes.iter().map(|record| Write::Node { record: record.clone() });
+    let queues = effects.queues.iter().map(|write| Write::Queue(write.clone()));
+    let shares = effects.shares.iter();
+    let shares = shares.map(|(queue, share)| Write::Share { queue: queue.clone(), share: share.clone() });
+    jobs.chain(nodes).chain(queues).chain(shares)
 }

@@ -8,12 +8,14 @@ mod follow;
 mod local_agent;
 mod notify;
 mod session;
+mod site;
 
 pub use control::Clock;
 pub use follow::{ChangeBatch, LogBatch, PointBatch, Query};
 pub use local_agent::LocalAgent;
+pub use site::{Setting, Site};
 
-use crate::controller::{self, Controller, Submission};
+use crate::controller::{self, Controller, QueueChange, QueueStatus, Queues, Submission};
 use crate::error::Error;
 use crate::store::{Access, DataLock, Endpoint, RecordLimits, Records, State};
 use control::{Control, Input, Request};
@@ -21,6 +23,7 @@ use notify::Notifier;
 use phalanx_api::v1 as pb;
 use phalanx_core::limits::REQUEST_ID_BYTES;
 use phalanx_core::resources::Capacity;
+use phalanx_core::spec::QueueSpec;
 use phalanx_core::{Cpus, Device, Job, JobId, JobSpec, NodeName, NodeState, Reason};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -45,10 +48,10 @@ pub struct ServiceConfig {
     pub data_dir: PathBuf,
     /// It belongs to a `run`: it runs that run's jobs only.
     pub embedded: bool,
-    /// How long an agent may be silent.
-    pub node_timeout: Duration,
     /// How much of a job's log is kept.
     pub records: RecordLimits,
+    /// What the site sets.
+    pub site: Site,
 }
 
 /// A job as somebody hands it in.
@@ -123,6 +126,8 @@ struct Shared {
     live: RwLock<BTreeMap<JobId, Arc<Job>>>,
     /// Why the waiting ones wait, as of the last decision.
     reasons: RwLock<BTreeMap<JobId, Reason>>,
+    /// What the site sets.
+    site: RwLock<Site>,
 }
 
 /// A service that has opened its store and not started yet.
@@ -141,17 +146,30 @@ impl Service {
         let records = Records::open(&config.data_dir, Access::ReadWrite, config.records.clone()).await?;
         let loaded = state.load().await?;
         let clock = Clock::start();
+        let queues = Queues {
+            file: by_name(&config.site.spec.queues),
+            api: BTreeMap::new(),
+            scheduling: config.site.spec.scheduling.clone(),
+        };
         let controller = Controller::restore(
-            controller::Config { embedded: config.embedded, node_timeout: config.node_timeout },
+            controller::Config {
+                embedded: config.embedded,
+                node_timeout: config.site.node_timeout(),
+                queues,
+            },
             clock.now(),
-            loaded.next_job,
-            loaded.live_jobs,
-            loaded.nodes,
+            loaded,
         );
+        let problems = controller.misfits(controller.queues());
+        if !problems.0.is_empty() {
+            return Err(Error::Misfit(problems));
+        }
         let shared = Arc::new(Shared::new(config.data_dir, state, records));
         let (sender, inbox) = mpsc::channel(INBOX);
         let control = Control::new(controller, shared.clone(), clock);
-        let handle = Handle { shared, inbox: Some(sender), node_timeout: config.node_timeout };
+        let node_timeout = config.site.node_timeout();
+        shared.set_site(config.site);
+        let handle = Handle { shared, inbox: Some(sender), node_timeout };
         Ok((Service { control, inbox, lock }, handle))
     }
 
@@ -179,7 +197,12 @@ impl Shared {
             notifier: Notifier::default(),
             live: RwLock::default(),
             reasons: RwLock::default(),
+            site: RwLock::default(),
         }
+    }
+
+    fn set_site(&self, site: Site) {
+        *self.site.write().unwrap_or_else(PoisonError::into_inner) = site;
     }
 
     /// The job as committed, with the reason of the last decision where it waits.
@@ -287,6 +310,51 @@ impl Handle {
         follow::metrics(self.shared.clone(), id, query)
     }
 
+    /// Every queue with what is in it, in the order of their names.
+    pub async fn queues(&self) -> Result<Vec<QueueStatus>, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.inbox()?.send(Input::Queues(answer)).await.map_err(|_| Error::Unavailable)?;
+        answered.await.map_err(|_| Error::Unavailable)
+    }
+
+    /// Changes queues; answers once that is durable.
+    pub async fn change_queues(&self, change: QueueChange) -> Result<(), Error> {
+        let (answer, answered) = oneshot::channel();
+        let input = Input::ChangeQueues(Box::new(change), answer);
+        self.inbox()?.send(input).await.map_err(|_| Error::Unavailable)?;
+        answered.await.map_err(|_| Error::Unavailable)?
+    }
+
+    /// Takes over a configuration that was read anew; nothing has changed where it does not fit.
+    /// `node_timeout` counts from the next start on, because the agents hold to the one they were told.
+    pub async fn configure(&self, site: Site) -> Result<(), Error> {
+        let (answer, answered) = oneshot::channel();
+        let (queues, scheduling) = (by_name(&site.spec.queues), site.spec.scheduling.clone());
+        let input = Input::Configure(queues, Box::new(scheduling), answer);
+        self.inbox()?.send(input).await.map_err(|_| Error::Unavailable)?;
+        answered.await.map_err(|_| Error::Unavailable)??;
+        self.shared.set_site(site);
+        Ok(())
+    }
+
+    /// All settings in force, and where each was said.
+    pub async fn settings(&self) -> Result<Vec<Setting>, Error> {
+        let api: Vec<QueueSpec> = match &self.inbox {
+            Some(_) => {
+                let queues = self.queues().await?.into_iter();
+                queues.filter(|queue| queue.from_api).map(|queue| queue.spec).collect()
+            }
+            None => self.shared.state.load().await?.queues.into_values().collect(),
+        };
+        Ok(self.shared.site.read().unwrap_or_else(PoisonError::into_inner).settings(&api))
+    }
+
+    /// What the site would set for a service on these records.
+    pub fn with_site(self, site: Site) -> Self {
+        self.shared.set_site(site);
+        self
+    }
+
     /// Every node, in the order of their names.
     pub async fn nodes(&self) -> Result<Vec<NodeStatus>, Error> {
         let (answer, answered) = oneshot::channel();
@@ -325,6 +393,10 @@ impl Handle {
         self.inbox()?.send(Input::Request(request, answer)).await.map_err(|_| Error::Unavailable)?;
         answered.await.map_err(|_| Error::Unavailable)?
     }
+}
+
+fn by_name(queues: &[QueueSpec]) -> BTreeMap<String, QueueSpec> {
+    queues.iter().map(|queue| (queue.name.clone(), queue.clone())).collect()
 }
 
 /// Two submissions are the same when everything that matters for the job is.

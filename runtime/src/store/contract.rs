@@ -1,10 +1,12 @@
 //! What every backend of the store must do. A backend inherits the suite by one line: `suite!(Backend::make())`.
 
 use super::{NewLine, NewPoint, RecordBatch, RecordLimits, Records, State, Write};
-use crate::controller::NodeRecord;
+use crate::controller::{NodeRecord, QueueWrite};
 use crate::protocol::LogChunk;
 use phalanx_core::id::AttemptId;
+use phalanx_core::spec::QueueSpec;
 use phalanx_core::{Job, JobId, JobSpec, JobState, Reason, Time};
+use phalanx_scheduler::Share;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -33,6 +35,8 @@ macro_rules! suite {
             a_commit_is_all_or_nothing
             nodes_come_and_go
             ids_go_on_after_the_last
+            queues_and_what_they_have_had_come_back
+            those_who_passed_a_waiting_job_are_known
             lines_are_numbered_and_come_back_whole
             a_redelivered_batch_counts_once
             agents_with_new_numbers_start_again
@@ -221,6 +225,50 @@ pub(super) async fn ids_go_on_after_the_last(backend: &impl Backend) {
     assert_eq!(state.load().await.unwrap().next_job, 1);
     state.commit(&[save(41, JobState::Cancelled, true)]).await.unwrap();
     assert_eq!(state.load().await.unwrap().next_job, 42);
+}
+
+pub(super) async fn queues_and_what_they_have_had_come_back(backend: &impl Backend) {
+    let state = backend.state().await;
+    let set =
+        |name: &str, weight| Write::Queue(QueueWrite::Set(QueueSpec { weight, ..QueueSpec::new(name) }));
+    let share = |average: f64| {
+        serde_json::from_value::<Share>(serde_json::json!({ "average": [["Cpu", average]], "settled": 7 }))
+            .unwrap()
+    };
+    let had = |queue: &str, average| Write::Share { queue: queue.to_owned(), share: share(average) };
+    state.commit(&[set("a", 2.0), set("b", 1.0), had("a", 0.5), had("b", 1.0)]).await.unwrap();
+    let changed = [set("a", 0.1), Write::Queue(QueueWrite::Reset("b".to_owned())), had("a", 0.1 + 0.2)];
+    state.commit(&changed).await.unwrap();
+    drop(state);
+    let loaded = backend.state().await.load().await.unwrap();
+    let weights: Vec<(&str, f64)> = loaded.queues.iter().map(|(name, q)| (name.as_str(), q.weight)).collect();
+    assert_eq!(weights, [("a", 0.1)]);
+    // To the bit, or a decision after a restart could differ.
+    assert_eq!(loaded.shares, [("a".to_owned(), share(0.1 + 0.2)), ("b".to_owned(), share(1.0))]);
+}
+
+pub(super) async fn those_who_passed_a_waiting_job_are_known(backend: &impl Backend) {
+    let state = backend.state().await;
+    let started = |id, state| {
+        let mut job = job(id, state);
+        job.attempts.push(
+            serde_json::from_value(serde_json::json!({ "number": 1, "state": "SUCCEEDED", "placed": 0,
+                "started": null, "ended": null, "exit_code": 0, "failed_rank": null, "message": "", "ranks": [] }))
+            .unwrap(),
+        );
+        Write::SaveJob { job: Box::new(job), visible: true }
+    };
+    state
+        .commit(&[
+            started(1, JobState::Succeeded),
+            save(2, JobState::Queued, true),
+            started(3, JobState::Failed),
+            save(4, JobState::Cancelled, true),
+            started(5, JobState::Succeeded),
+        ])
+        .await
+        .unwrap();
+    assert_eq!(state.load().await.unwrap().passed, [JobId(5), JobId(3)]);
 }
 
 pub(super) async fn lines_are_numbered_and_come_back_whole(backend: &impl Backend) {

@@ -2,8 +2,10 @@
 
 use super::database::{Access, Database, Schema};
 use super::error::StoreError;
-use crate::controller::NodeRecord;
+use crate::controller::{NodeRecord, QueueWrite};
+use phalanx_core::spec::QueueSpec;
 use phalanx_core::{Job, JobId, NodeName};
+use phalanx_scheduler::Share;
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow, SqliteSynchronous};
 use std::collections::BTreeMap;
@@ -12,10 +14,12 @@ use std::sync::Arc;
 
 /// Changes of one job that are kept for watchers; the oldest go first.
 const CHANGES_PER_JOB: u64 = 1000;
+/// Jobs that passed a waiting one which a starting service looks up; more than any sensible `max_bypass`.
+const PASSED: u32 = 10_000;
 
 static SCHEMA: Schema = Schema {
     file: "state.db",
-    migrations: &[include_str!("schema/state_1.sql")],
+    migrations: &[include_str!("schema/state_1.sql"), include_str!("schema/state_2.sql")],
     synchronous: SqliteSynchronous::Full,
     page_bytes: 4096,
 };
@@ -46,6 +50,15 @@ pub enum Write {
     },
     /// A node that will not come back.
     RemoveNode(NodeName),
+    /// A queue that was changed over the API.
+    Queue(QueueWrite),
+    /// What a queue has had.
+    Share {
+        /// The queue.
+        queue: String,
+        /// What it has had.
+        share: Share,
+    },
 }
 
 /// What a starting service goes on from.
@@ -57,6 +70,12 @@ pub struct Loaded {
     pub next_job: u64,
     /// Nodes in the order of their names.
     pub nodes: Vec<NodeRecord>,
+    /// Queues that were set over the API, by name.
+    pub queues: BTreeMap<String, QueueSpec>,
+    /// What queues have had.
+    pub shares: Vec<(String, Share)>,
+    /// Jobs that are over and had started although one submitted before them still waits.
+    pub passed: Vec<JobId>,
 }
 
 /// The database `state.db`. Clones share it.
@@ -94,7 +113,7 @@ impl State {
         let sql = "SELECT json FROM job WHERE over = 0 ORDER BY id";
         let rows =
             sqlx::query(sql).fetch_all(self.0.readers()).await.map_err(|error| self.0.error(&error))?;
-        let live_jobs = rows.iter().map(|row| self.parse(row)).collect::<Result<_, _>>()?;
+        let live_jobs: Vec<Job> = rows.iter().map(|row| self.parse(row)).collect::<Result<_, _>>()?;
         let sql = "SELECT coalesce(max(id), 0) FROM job";
         let last: i64 =
             sqlx::query_scalar(sql).fetch_one(self.0.readers()).await.map_err(|e| self.0.error(&e))?;
@@ -102,7 +121,37 @@ impl State {
         let rows =
             sqlx::query(sql).fetch_all(self.0.readers()).await.map_err(|error| self.0.error(&error))?;
         let nodes = rows.iter().map(|row| self.parse(row)).collect::<Result<_, _>>()?;
-        Ok(Loaded { live_jobs, next_job: last as u64 + 1, nodes })
+        let queues: Vec<QueueSpec> = self.all("SELECT json FROM queue ORDER BY name").await?;
+        let sql = "SELECT json, queue FROM share ORDER BY queue";
+        let rows =
+            sqlx::query(sql).fetch_all(self.0.readers()).await.map_err(|error| self.0.error(&error))?;
+        let shares =
+            rows.iter().map(|row| Ok((row.get(1), self.parse(row)?))).collect::<Result<_, StoreError>>()?;
+        Ok(Loaded {
+            passed: self.passed(&live_jobs).await?,
+            live_jobs,
+            next_job: last as u64 + 1,
+            nodes,
+            queues: queues.into_iter().map(|queue| (queue.name.clone(), queue)).collect(),
+            shares,
+        })
+    }
+
+    async fn all<T: serde::de::DeserializeOwned>(&self, sql: &'static str) -> Result<Vec<T>, StoreError> {
+        let rows =
+            sqlx::query(sql).fetch_all(self.0.readers()).await.map_err(|error| self.0.error(&error))?;
+        rows.iter().map(|row| self.parse(row)).collect()
+    }
+
+    /// The latest jobs that are over, had started and were submitted after one that waits.
+    async fn passed(&self, live: &[Job]) -> Result<Vec<JobId>, StoreError> {
+        let waiting = live.iter().filter(|job| job.run.is_none() && job.state.is_waiting());
+        let Some(oldest) = waiting.map(|job| job.id).min() else { return Ok(Vec::new()) };
+        let sql = "SELECT id FROM job WHERE over = 1 AND id > ?
+            AND json_array_length(CAST(json AS TEXT), '$.attempts') > 0 ORDER BY id DESC LIMIT ?";
+        let query = sqlx::query_scalar(sql).bind(key(oldest.0)).bind(PASSED);
+        let ids: Vec<i64> = query.fetch_all(self.0.readers()).await.map_err(|error| self.0.error(&error))?;
+        Ok(ids.into_iter().map(|id| JobId(id as u64)).collect())
     }
 
     /// One job.
@@ -187,6 +236,17 @@ async fn apply(
         }
         Write::RemoveNode(name) => {
             sqlx::query("DELETE FROM node WHERE name = ?").bind(name.as_str()).execute(connection).await?;
+        }
+        Write::Queue(QueueWrite::Set(queue)) => {
+            let query = sqlx::query("INSERT OR REPLACE INTO queue (name, json) VALUES (?, ?)");
+            query.bind(&queue.name).bind(json(queue)?).execute(connection).await?;
+        }
+        Write::Queue(QueueWrite::Reset(name)) => {
+            sqlx::query("DELETE FROM queue WHERE name = ?").bind(name).execute(connection).await?;
+        }
+        Write::Share { queue, share } => {
+            let query = sqlx::query("INSERT OR REPLACE INTO share (queue, json) VALUES (?, ?)");
+            query.bind(queue).bind(json(share)?).execute(connection).await?;
         }
     }
     Ok(None)
