@@ -116,7 +116,7 @@ impl Default for CheckpointPolicy {
 impl JobSpec {
     /// Reads and checks a job file; `default_name` is used where it names none. On failure every problem is told.
     pub fn parse(text: &str, default_name: &str) -> Result<JobSpec, Problems> {
-        let document = parse_document(text)?;
+        let document = parse_document(text, SPEC_FILE_BYTES)?;
         if let Some(sweep) = sweep::sweep_table(&document) {
             let problem = Problem::at(sweep.span(), "this file is a sweep, and a single job is wanted here");
             return Err(Problems::one(
@@ -130,9 +130,9 @@ impl JobSpec {
 }
 
 /// The document of a file within the size limit, or what is wrong with its TOML.
-pub(super) fn parse_document(text: &str) -> Result<Spanned<DeTable<'_>>, Problems> {
-    if text.len() > SPEC_FILE_BYTES {
-        let message = format!("the file has {} bytes; the limit is {SPEC_FILE_BYTES}", text.len());
+pub(super) fn parse_document(text: &str, limit_bytes: usize) -> Result<Spanned<DeTable<'_>>, Problems> {
+    if text.len() > limit_bytes {
+        let message = format!("the file has {} bytes; the limit is {limit_bytes}", text.len());
         return Err(Problems::one(Problem::of_file(message)));
     }
     let (document, errors) = DeTable::parse_recoverable(text);

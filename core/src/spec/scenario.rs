@@ -146,8 +146,7 @@ pub enum Happening {
 impl Scenario {
     /// Reads and checks a scenario in TOML. On failure every problem is told.
     pub fn parse(text: &str) -> Result<Scenario, Problems> {
-        check_size(text)?;
-        let document = parse_document(text)?;
+        let document = parse_document(text, SCENARIO_FILE_BYTES)?;
         let sink = Sink::default();
         let scenario = read(Table::root(&document, &sink));
         sink.into_problems().into_result(Some(scenario))

@@ -88,7 +88,7 @@ impl SweepSpec {
     }
 
     fn read(text: &str, default_name: &str, runnable: bool) -> Result<SweepSpec, Problems> {
-        let document = job::parse_document(text)?;
+        let document = job::parse_document(text, SPEC_FILE_BYTES)?;
         let sink = Sink::default();
         let root = Table::root(&document, &sink);
         let mut spec = read_sweep(&root, default_name, runnable);
@@ -171,7 +171,7 @@ fn corner(params: &[ParamSpec], round: u64) -> Params {
 fn job_of(text: &str, default_name: &str, names: &[&str], params: &Params) -> Result<JobSpec, Problems> {
     let values = Values::new(params, names);
     let sink = Sink::default();
-    let mut document = job::parse_document(text)?;
+    let mut document = job::parse_document(text, SPEC_FILE_BYTES)?;
     template::fill(document.get_mut(), &values, &sink);
     let spec = job::read(&Table::root(&document, &sink), default_name, &SWEEP_KEYS);
     sink.into_problems().into_result(spec)
