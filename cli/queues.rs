@@ -124,8 +124,7 @@ fn show(queues: &[pb::Queue], output: &Output) -> Result<(), Failure> {
 }
 
 fn amounts(amounts: &BTreeMap<String, f64>) -> String {
-    let amounts = amounts.iter().filter(|&(_, &amount)| amount > 0.0 || amounts.len() == 1);
-    let words = amounts.map(|(kind, amount)| match kind.as_str() {
+    let words = amounts.iter().map(|(kind, amount)| match kind.as_str() {
         "memory" => format_bytes(*amount as u64),
         kind => format!("{amount} {kind}"),
     });

@@ -14,9 +14,11 @@ use crate::wait::{exit_code, outcome};
 use clap::Args;
 use phalanx_api::{json, v1 as pb};
 use std::cell::RefCell;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 
 /// A job that still waits after this says why.
 const WAITING: Duration = Duration::from_secs(1);
@@ -262,23 +264,44 @@ async fn say_why_waiting(route: &Route, id: &str, screen: &RefCell<&mut Screen>,
 }
 
 /// Ctrl-C, and what else asks a program to end.
-pub(crate) struct Interrupts([Signal; 3]);
+pub(crate) struct Interrupts {
+    signals: [Signal; 3],
+    /// Who is told of a SIGHUP that is no terminal's end, where that does not mean to end.
+    hangups: Option<mpsc::Sender<()>>,
+    at_terminal: bool,
+}
 
 impl Interrupts {
     /// From now on they do not end the process by themselves.
     pub(crate) fn listen() -> Result<Interrupts, Failure> {
         let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
         let [first, second, third] = kinds.map(signal);
-        Ok(Interrupts([first?, second?, third?]))
+        let at_terminal = std::io::stdin().is_terminal();
+        Ok(Interrupts { signals: [first?, second?, third?], hangups: None, at_terminal })
+    }
+
+    /// A SIGHUP asks for something else from now on, unless the terminal that this was started from is gone.
+    pub(crate) fn hangups(&mut self) -> mpsc::Receiver<()> {
+        // One that waits stands for all that come meanwhile.
+        let (told, hangups) = mpsc::channel(1);
+        self.hangups = Some(told);
+        hangups
     }
 
     /// The next one.
     pub(crate) async fn next(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
+        let [interrupt, terminate, hangup] = &mut self.signals;
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => return,
+                _ = terminate.recv() => return,
+                _ = hangup.recv() => {}
+            }
+            let terminal_gone = self.at_terminal && !std::io::stdin().is_terminal();
+            match &self.hangups {
+                Some(hangups) if !terminal_gone => drop(hangups.try_send(())),
+                _ => return,
+            }
         }
     }
 }

@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -78,22 +78,17 @@ pub(crate) async fn run(global: &Global, args: &UpArgs, output: &Output) -> Resu
         pid: std::process::id(),
     };
     service.announce(&endpoint)?;
-    tokio::spawn(read_again(handle.clone(), args.config.clone(), global.clone(), hangups()?));
+    tokio::spawn(read_again(handle.clone(), args.config.clone(), global.clone(), interrupts.hangups()));
     let running = Running::start(service, handle, listeners, tokens, metrics, local_agent(args, &data_dir)?);
     running.wait_for_node().await;
     say_ready(&endpoint, output)?;
     running.until(&mut interrupts, output).await
 }
 
-/// Signals to read the configuration again.
-fn hangups() -> Result<Signal, Failure> {
-    Ok(signal(SignalKind::hangup())?)
-}
-
 /// Reads the configuration again at every SIGHUP; what is wrong with it is said, and then nothing has changed.
 ///
 /// Cancel: with the runtime; a change that was not answered yet is taken over or not, as a whole. Error: none.
-async fn read_again(handle: Handle, path: Option<PathBuf>, global: Global, mut hangups: Signal) {
+async fn read_again(handle: Handle, path: Option<PathBuf>, global: Global, mut hangups: mpsc::Receiver<()>) {
     while hangups.recv().await.is_some() {
         let taken = match crate::config::read(path.as_deref(), &global) {
             Ok(site) => handle.configure(site).await.map_err(Failure::from),

@@ -1,4 +1,4 @@
-//! The README's commands, run as a reader would type them: what it shows works, or this fails.
+//! The commands of the README and of the guides, run as a reader would type them: what it shows works, or this fails.
 //!
 //! A `sh` block after `<!-- executed -->` runs in one shell with the others, so that variables last; one after
 //! `<!-- executed: first terminal -->` is started on its own and stays until the end. A `text` block right after it is what
@@ -29,16 +29,35 @@ struct Block {
 
 #[test]
 fn every_command_of_the_readme_works() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let blocks = blocks(&fs::read_to_string(root.join("README.md")).unwrap());
+    let blocks = blocks(&fs::read_to_string(root().join("README.md")).unwrap());
     let unmarked: Vec<&str> = blocks.iter().filter(|b| b.mark.is_none()).map(|b| b.script.trim()).collect();
     assert_eq!(unmarked, SET_UP, "every other `sh` block is marked `<!-- executed -->`");
+    tour("README.md", &blocks);
+}
 
+#[test]
+fn every_command_of_the_guide_to_queues_works() {
+    let blocks = blocks(&fs::read_to_string(root().join("docs/queues.md")).unwrap());
+    assert!(blocks.len() > 5 && blocks.iter().all(|block| block.mark.is_some()), "every block is executed");
+    tour("docs/queues.md", &blocks);
+    // What the guide shows is what it runs.
+    let guide = fs::read_to_string(root().join("docs/queues.md")).unwrap();
+    let site = fs::read_to_string(root().join("examples/queues/site.toml")).unwrap();
+    assert!(guide.contains(&format!("```toml\n{site}```")), "the guide shows another site.toml");
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Runs the blocks of a document.
+fn tour(document: &'static str, blocks: &[Block]) {
     let folder = tempfile::tempdir().unwrap();
-    let mut terminals = Terminals { folder: folder.path(), root, first: Vec::new(), start: Instant::now() };
+    let mut terminals =
+        Terminals { document, folder: folder.path(), root: root(), first: Vec::new(), start: Instant::now() };
     terminals.prepare();
     let mut shell = Shell::start(&terminals);
-    for block in &blocks {
+    for block in blocks {
         match block.mark.as_deref() {
             None => {
                 if let Some(ours) = block.script.trim().strip_prefix("cargo run --release -- ") {
@@ -47,7 +66,7 @@ fn every_command_of_the_readme_works() {
             }
             Some("executed") => shell.run(block, &terminals),
             Some("executed: first terminal") => terminals.keep(block),
-            Some(mark) => panic!("README.md:{}: unknown mark {mark:?}", block.line),
+            Some(mark) => panic!("{document}:{}: unknown mark {mark:?}", block.line),
         }
     }
     shell.end();
@@ -95,6 +114,8 @@ fn blocks(readme: &str) -> Vec<Block> {
 
 /// What all commands share, and the commands that stay.
 struct Terminals<'a> {
+    /// What the commands stand in.
+    document: &'static str,
     folder: &'a Path,
     root: &'a Path,
     first: Vec<Child>,
@@ -143,7 +164,8 @@ impl Terminals<'_> {
                 None if !text.is_empty() => return,
                 missing => assert!(
                     start.elapsed() < READY_LIMIT,
-                    "README.md:{}: {}did not say {missing:?} but\n{text}",
+                    "{}:{}: {}did not say {missing:?} but\n{text}",
+                    self.document,
                     block.line,
                     block.script
                 ),
@@ -199,7 +221,8 @@ impl Shell {
         while !code.exists() {
             assert!(
                 terminals.start.elapsed() < LIMIT && self.child.try_wait().unwrap().is_none(),
-                "README.md:{}: did not end:\n{}",
+                "{}:{}: did not end:\n{}",
+                terminals.document,
                 block.line,
                 fs::read_to_string(&said).unwrap_or_default()
             );
@@ -211,12 +234,14 @@ impl Shell {
         assert_eq!(
             code.trim(),
             "0",
-            "README.md:{}: {}ended with it and said\n{text}",
+            "{}:{}: {}ended with it and said\n{text}",
+            terminals.document,
             block.line,
             block.script
         );
         if let Some(line) = missing(&block.wanted, &text) {
-            panic!("README.md:{}: {}should say\n{line}\nbut said\n{text}", block.line, block.script);
+            let at = format!("{}:{}", terminals.document, block.line);
+            panic!("{at}: {}should say\n{line}\nbut said\n{text}", block.script);
         }
     }
 

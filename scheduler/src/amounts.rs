@@ -61,9 +61,10 @@ impl From<&Limits> for Amounts {
 }
 
 impl From<&Amounts> for Limits {
+    /// Without the kinds of which there is nothing.
     fn from(amounts: &Amounts) -> Self {
         let mut limits = Limits::default();
-        for (kind, amount) in amounts.iter() {
+        for (kind, amount) in amounts.iter().filter(|&(_, amount)| amount > 0) {
             match kind {
                 Kind::Gpu => limits.gpus = Some(amount),
                 Kind::Cpu => limits.cpus = Some(amount),
