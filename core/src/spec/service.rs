@@ -4,6 +4,7 @@ use super::job::{parse_document, read_version};
 use super::queue::{QueueSpec, SchedulingSpec, read_queues, read_scheduling};
 use super::reader::{Sink, Table};
 use crate::diagnostic::{Problem, Problems};
+use crate::limits::SPEC_FILE_BYTES;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -31,7 +32,7 @@ pub struct ServiceSpec {
 impl ServiceSpec {
     /// Reads and checks a configuration. On failure every problem is told.
     pub fn parse(text: &str) -> Result<ServiceSpec, Problems> {
-        let document = parse_document(text)?;
+        let document = parse_document(text, SPEC_FILE_BYTES)?;
         let sink = Sink::default();
         let mut spec = read(Table::root(&document, &sink));
         spec.lines = lines(&document, text);
@@ -42,14 +43,14 @@ impl ServiceSpec {
 impl ServiceSpec {
     /// The line of every key of a text that may be no more than a part of a configuration; empty where it does not parse.
     pub fn lines_of(text: &str) -> BTreeMap<String, usize> {
-        parse_document(text).map(|document| lines(&document, text)).unwrap_or_default()
+        parse_document(text, SPEC_FILE_BYTES).map(|document| lines(&document, text)).unwrap_or_default()
     }
 }
 
 /// Reads changes of queues: a TOML text with nothing but `[[queue]]` tables. A key that is left out stays as it is in
 /// `current`, and the limit `"none"` takes one away.
 pub fn parse_queues(text: &str, current: &BTreeMap<String, QueueSpec>) -> Result<Vec<QueueSpec>, Problems> {
-    let document = parse_document(text)?;
+    let document = parse_document(text, SPEC_FILE_BYTES)?;
     let sink = Sink::default();
     let table = Table::root(&document, &sink);
     let queues = read_queues(&table, &mut BTreeSet::new(), current);
