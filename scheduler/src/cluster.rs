@@ -433,7 +433,9 @@ impl Cluster {
         for slot in slots {
             self.change(slot, |node| bundles.push((slot, node.give(attempt))));
         }
-        Lifted { attempt, bundles }
+        let lifted = Lifted { attempt, bundles };
+        self.count_lifted(&lifted, Amounts::subtract);
+        lifted
     }
 
     /// The same for some of its ranks.
@@ -454,6 +456,16 @@ impl Cluster {
     pub(crate) fn put_back(&mut self, lifted: &Lifted) {
         for (slot, bundles) in &lifted.bundles {
             self.change(*slot, |node| bundles.iter().for_each(|bundle| node.take(lifted.attempt, bundle)));
+        }
+        self.count_lifted(lifted, Amounts::add);
+    }
+
+    /// What is lifted its queue does not hold meanwhile: its quota has that room.
+    fn count_lifted(&mut self, lifted: &Lifted, count: impl FnOnce(&mut Amounts, &Amounts)) {
+        let Some(holding) = self.holdings.get(&lifted.attempt) else { return };
+        let amounts = Amounts::of_bundles(lifted.bundles.iter().flat_map(|(_, bundles)| bundles));
+        if let Some(usage) = self.usage.get_mut(&holding.holder.queue) {
+            count(&mut usage.held, &amounts);
         }
     }
 

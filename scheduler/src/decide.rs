@@ -229,12 +229,11 @@ impl<'a> Decision<'a> {
         let mut waiting = Vec::new();
         for job in jobs {
             let Some(pending) = self.queue.get(job).cloned() else { continue };
-            // Others of its queue may have started since the promise.
+            // Those that end for it may still hold what its quota lacks; others of its queue may have started.
             let most = self.quota_room(&pending);
-            if most < pending.gang.workers.min {
-                continue;
-            }
-            if let Some(bundles) = Search::new(self.cluster, &pending.gang).place_at_most(most) {
+            let room = most >= pending.gang.workers.min;
+            let found = Search::new(self.cluster, &pending.gang);
+            if let Some(bundles) = found.place_at_most(most).filter(|_| room) {
                 self.place(&pending, bundles);
             } else {
                 waiting.push(pending);
@@ -257,7 +256,12 @@ impl<'a> Decision<'a> {
         }
         let most = self.quota_room(&pending);
         if most < pending.gang.workers.min {
-            return self.block(id, blocked(ReasonCode::WaitingQuota, None, true));
+            // Others of its own queue may give way to it.
+            self.block(id, blocked(ReasonCode::WaitingQuota, None, true));
+            if preempt::make_room(self, &pending) {
+                self.advance(id, key);
+            }
+            return;
         }
         let keepers = self.keepers_against(&pending);
         let keeper = (!keepers.keep_nothing()).then_some(&keepers as &dyn Keeper);

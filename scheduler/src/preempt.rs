@@ -3,7 +3,7 @@
 use crate::amounts::Amounts;
 use crate::cluster::{Cluster, Holding, Lifted};
 use crate::decide::Decision;
-use crate::lanes::Discipline;
+use crate::lanes::{Discipline, QueueConfig};
 use crate::place::{Keeper, Search};
 use crate::queue::{Pending, Queue};
 use crate::reserve::shadow;
@@ -24,7 +24,6 @@ const SHRINK_NODES: usize = 64;
 struct Candidate {
     attempt: AttemptId,
     queue: String,
-    amounts: Amounts,
     /// GPU-seconds (CPU-seconds) of work that would be lost, in thousandths.
     lost: f64,
     started: Time,
@@ -43,6 +42,7 @@ pub(crate) fn make_room(decision: &mut Decision<'_>, pending: &Pending) -> bool 
     let mut room = Room {
         cluster: &mut *decision.cluster,
         pending,
+        config: decision.queue.config_ref(&pending.queue),
         keepers: &owned,
         shrunk: Vec::new(),
         ended: Vec::new(),
@@ -141,7 +141,6 @@ fn candidates(decision: &Decision<'_>, pending: &Pending) -> Vec<Candidate> {
         .map(|(attempt, holding)| Candidate {
             attempt,
             queue: holding.holder.queue.clone(),
-            amounts: holding.amounts.clone(),
             lost: holding.holder.unsaved_seconds(decision.now) * size(holding),
             started: holding.holder.started,
         })
@@ -176,6 +175,7 @@ pub(crate) fn size(holding: &Holding) -> f64 {
 struct Room<'a> {
     cluster: &'a mut Cluster,
     pending: &'a Pending,
+    config: Option<&'a QueueConfig>,
     keepers: &'a crate::reserve::Keepers<'a>,
     shrunk: Vec<Lifted>,
     ended: Vec<Lifted>,
@@ -183,6 +183,13 @@ struct Room<'a> {
 
 impl Room<'_> {
     fn fits(&self) -> bool {
+        let (queue, gang) = (&self.pending.queue, &self.pending.gang);
+        let within = |config: &QueueConfig| {
+            config.quota.is_empty() || config.has_room(&self.cluster.held_by(queue), gang, gang.workers.min)
+        };
+        if !self.config.is_none_or(within) {
+            return false;
+        }
         let keeper = (!self.keepers.keep_nothing()).then_some(self.keepers as &dyn Keeper);
         Search { keeper, ..Search::new(self.cluster, &self.pending.gang) }.fits()
     }
@@ -262,7 +269,7 @@ impl Room<'_> {
         let mut lifted: BTreeMap<usize, Lifted> = BTreeMap::new();
         let mut fits = false;
         for at in 0..candidates.len() {
-            if !allowed(self.cluster, self.pending, queue, candidates, &chosen, at) {
+            if !allowed(self.cluster, self.pending, queue, &candidates[at]) {
                 continue;
             }
             lifted.insert(at, self.cluster.lift(candidates[at].attempt));
@@ -293,7 +300,7 @@ impl Room<'_> {
         let cost: f64 = found.iter().map(|&at| candidates[at].lost).sum();
         let cheaper = (0..candidates.len()).filter(|&at| found.len() > 1 && candidates[at].lost < cost);
         cheaper.into_iter().find(|&at| {
-            allowed(self.cluster, self.pending, queue, candidates, &[], at) && {
+            allowed(self.cluster, self.pending, queue, &candidates[at]) && {
                 let lifted = self.cluster.lift(candidates[at].attempt);
                 let fits = self.fits();
                 self.cluster.put_back(&lifted);
@@ -325,23 +332,16 @@ impl Room<'_> {
     }
 }
 
-/// Whether a gang may end besides those chosen: another queue keeps its guarantee.
-fn allowed(
-    cluster: &Cluster,
-    pending: &Pending,
-    queue: &Queue,
-    candidates: &[Candidate],
-    chosen: &[usize],
-    at: usize,
-) -> bool {
-    let candidate = &candidates[at];
+/// Whether a gang may end besides those that are lifted: another queue keeps its guarantee.
+fn allowed(cluster: &Cluster, pending: &Pending, queue: &Queue, candidate: &Candidate) -> bool {
     if candidate.queue == pending.queue {
         return true;
     }
-    let Some(config) = queue.config_ref(&candidate.queue) else { return true };
-    let mut lost = candidate.amounts.clone();
-    let same = chosen.iter().filter(|&&other| candidates[other].queue == candidate.queue);
-    same.for_each(|&other| lost.add(&candidates[other].amounts));
+    let Some(config) = queue.config_ref(&candidate.queue).filter(|config| !config.guaranteed.is_empty())
+    else {
+        return true;
+    };
+    let lost = Amounts::of_bundles(cluster.bundles(candidate.attempt));
     config.keeps_guarantee(&cluster.held_by(&candidate.queue), &lost)
 }
 
@@ -362,7 +362,7 @@ impl Exact<'_> {
             if self.tried > COMBINATIONS || !(cost < self.best.0 || fewer) {
                 return;
             }
-            if !allowed(room.cluster, room.pending, self.queue, self.candidates, chosen, at) {
+            if !allowed(room.cluster, room.pending, self.queue, &self.candidates[at]) {
                 continue;
             }
             let lifted = room.cluster.lift(self.candidates[at].attempt);

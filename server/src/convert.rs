@@ -27,12 +27,8 @@ pub(crate) fn line(job: JobId, row: LogRow) -> pb::JobLogsResponse {
     pb::JobLogsResponse { line: Some(line), job: None }
 }
 
-/// Waiting jobs of one queue that are told one by one.
-const WAITING_SHOWN: usize = 100;
-
 pub(crate) fn queue(status: QueueStatus) -> pb::Queue {
-    let length = status.waiting.len() as u64;
-    let waiting = status.waiting.into_iter().take(WAITING_SHOWN).map(|(id, name, reason)| pb::WaitingJob {
+    let waiting = status.waiting.into_iter().map(|(id, name, reason)| pb::WaitingJob {
         id: id.to_string(),
         name,
         reason: Some((&reason).into()),
@@ -46,7 +42,7 @@ pub(crate) fn queue(status: QueueStatus) -> pb::Queue {
         held: limits(&status.held),
         share: status.share,
         running: status.running,
-        length,
+        length: status.length,
         waiting: waiting.collect(),
         from_api: status.from_api,
     }

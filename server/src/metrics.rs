@@ -105,7 +105,7 @@ impl Metrics {
         }
         for queue in queues {
             let name = queue.spec.name.clone();
-            gauge!("phalanx_queue_length", "queue" => name.clone()).set(queue.waiting.len() as f64);
+            gauge!("phalanx_queue_length", "queue" => name.clone()).set(queue.length as f64);
             known.insert(name);
         }
     }

@@ -236,11 +236,6 @@ impl Controller {
         &self.cluster
     }
 
-    /// How many gangs wait.
-    pub fn waiting(&self) -> usize {
-        self.jobs.values().filter(|live| live.job.state.is_waiting()).count()
-    }
-
     /// No attempt is under way.
     pub fn is_idle(&self) -> bool {
         self.jobs.values().all(|live| live.job.run.is_none())

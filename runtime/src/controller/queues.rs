@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// Jobs that a refusal names one by one; of more it says how many.
 const NAMED_JOBS: usize = 5;
+/// Waiting jobs of one queue that are told one by one.
+const WAITING_SHOWN: usize = 100;
 
 /// The queues and what the site sets of scheduling.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -78,7 +80,9 @@ pub struct QueueStatus {
     pub share: f64,
     /// Jobs with an attempt under way.
     pub running: u64,
-    /// Jobs that wait, in the order in which they are looked at, with their reasons.
+    /// Jobs that wait.
+    pub length: u64,
+    /// The first of them, by priority and submission, with their reasons.
     pub waiting: Vec<(JobId, String, Reason)>,
 }
 
@@ -255,6 +259,7 @@ impl Controller {
                     held: Limits::from(&self.cluster.held(&name)),
                     share: self.cluster.share(&name),
                     running: 0,
+                    length: 0,
                     waiting: Vec::new(),
                     spec,
                 };
@@ -271,7 +276,10 @@ impl Controller {
         waiting.sort_by_key(|job| (std::cmp::Reverse(job.spec.priority), job.id));
         for job in waiting {
             if let Some(queue) = queues.get_mut(&job.spec.queue) {
-                queue.waiting.push((job.id, job.spec.name.clone(), job.reason.clone()));
+                queue.length += 1;
+                if queue.waiting.len() < WAITING_SHOWN {
+                    queue.waiting.push((job.id, job.spec.name.clone(), job.reason.clone()));
+                }
             }
         }
         queues.into_values().collect()

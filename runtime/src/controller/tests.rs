@@ -556,6 +556,14 @@ fn queues_refuse_what_they_cannot_take_and_say_what_there_is() {
     let second = scene.submit("queue = \"small\"");
     assert_eq!(scene.state(first), JobState::Starting);
     assert_eq!(scene.controller.job(second).unwrap().reason.code, "waiting_quota");
+    // One of higher priority takes the place of one in its own queue, quota or not.
+    scene.run_ranks("a", first, 0..1);
+    let urgent = scene.submit("queue = \"small\"\npriority = 1");
+    stopped(&mut scene, "a", first, 1);
+    assert_eq!((scene.state(first), scene.state(urgent)), (JobState::Preempted, JobState::Starting));
+    scene.controller.cancel(scene.now, first).unwrap();
+    scene.controller.accept();
+    scene.settle();
     let status = scene.controller.queue_status();
     assert_eq!((status[1].running, status[1].waiting.len()), (1, 1));
 }

@@ -76,8 +76,6 @@ pub struct Status {
     pub uptime: Duration,
     /// Jobs by the name of their state.
     pub jobs: BTreeMap<String, u64>,
-    /// Gangs that wait.
-    pub waiting: u64,
     /// The data folder.
     pub data_dir: PathBuf,
 }
@@ -327,12 +325,14 @@ impl Handle {
 
     /// Takes over a configuration that was read anew; nothing has changed where it does not fit.
     /// `node_timeout` counts from the next start on, because the agents hold to the one they were told.
-    pub async fn configure(&self, site: Site) -> Result<(), Error> {
+    pub async fn configure(&self, mut site: Site) -> Result<(), Error> {
         let (answer, answered) = oneshot::channel();
         let (queues, scheduling) = (by_name(&site.spec.queues), site.spec.scheduling.clone());
         let input = Input::Configure(queues, Box::new(scheduling), answer);
         self.inbox()?.send(input).await.map_err(|_| Error::Unavailable)?;
         answered.await.map_err(|_| Error::Unavailable)??;
+        let before = self.shared.site.read().unwrap_or_else(PoisonError::into_inner).clone();
+        site.keep_node_timeout(&before);
         self.shared.set_site(site);
         Ok(())
     }
@@ -365,10 +365,8 @@ impl Handle {
     /// The service in numbers.
     pub async fn status(&self) -> Result<Status, Error> {
         let jobs = self.shared.state.counts().await?;
-        let waiting = self.shared.live.read().unwrap_or_else(PoisonError::into_inner);
-        let waiting = waiting.values().filter(|job| job.state.is_waiting()).count() as u64;
         let uptime = if self.inbox.is_some() { self.shared.started.elapsed() } else { Duration::ZERO };
-        Ok(Status { uptime, jobs, waiting, data_dir: self.shared.data_dir.clone() })
+        Ok(Status { uptime, jobs, data_dir: self.shared.data_dir.clone() })
     }
 
     /// One session of an agent, for as long as its stream lives.

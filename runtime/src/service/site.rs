@@ -7,6 +7,8 @@ use phalanx_scheduler::Policy;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// The key of how long an agent may be silent.
+const NODE_TIMEOUT: &str = "node_timeout";
 /// Where a setting comes from that nobody has set.
 const DEFAULT: &str = "default";
 /// Where a queue comes from that was set over the API.
@@ -38,9 +40,18 @@ impl Site {
         self.spec.node_timeout.unwrap_or(DEFAULT_NODE_TIMEOUT)
     }
 
+    /// Stays with the one that the agents were told.
+    pub(super) fn keep_node_timeout(&mut self, before: &Site) {
+        self.spec.node_timeout = before.spec.node_timeout;
+        match before.origins.get(NODE_TIMEOUT) {
+            Some(origin) => drop(self.origins.insert(NODE_TIMEOUT.to_owned(), origin.clone())),
+            None => drop(self.origins.remove(NODE_TIMEOUT)),
+        }
+    }
+
     /// All settings in force, with the queues that were set over the API.
     pub fn settings(&self, api: &[QueueSpec]) -> Vec<Setting> {
-        let mut settings = vec![self.setting("node_timeout", in_time(self.node_timeout()))];
+        let mut settings = vec![self.setting(NODE_TIMEOUT, in_time(self.node_timeout()))];
         let mut queues = BTreeMap::from([(DEFAULT_QUEUE, (QueueSpec::new(DEFAULT_QUEUE), false))]);
         queues.extend(self.spec.queues.iter().map(|queue| (queue.name.as_str(), (queue.clone(), false))));
         queues.extend(api.iter().map(|queue| (queue.name.as_str(), (queue.clone(), true))));
