@@ -45,6 +45,9 @@ pub struct Job {
     pub attempts: Vec<Attempt>,
     /// Checkpoints in the service's keeping, in the order they were taken over.
     pub checkpoints: Vec<KeptCheckpoint>,
+    /// The placement group it runs in, by its number: a later one of the same name is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<JobId>,
     /// The attempt under way: what the service must remember to go on with it after a restart.
     pub run: Option<Run>,
 }

@@ -5,6 +5,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod diagnostic;
+pub mod group;
 pub mod id;
 pub mod job;
 pub mod limits;
@@ -17,9 +18,10 @@ pub mod state;
 pub mod time;
 
 pub use diagnostic::{Problem, Problems};
+pub use group::{Group, GroupBundle, Seat, SeatPhase};
 pub use id::{AttemptId, CheckpointId, JobId, NodeName, Rank};
 pub use job::{Attempt, Ending, Job, KeptCheckpoint, NodeRun, RankRun, Reason, Run};
 pub use resources::{Cpus, Device, DeviceShare, GpuRequest, Resources};
-pub use spec::{JobSpec, LabelRule, Placement};
-pub use state::{AttemptState, JobState, NodeState};
+pub use spec::{GroupName, GroupSpec, JobSpec, LabelRule, Placement};
+pub use state::{AttemptState, GroupState, JobState, NodeState};
 pub use time::Time;

@@ -68,6 +68,24 @@ named_states! {
     }
 }
 
+named_states! {
+    /// Where a placement group is in its life.
+    GroupState {
+        /// Waits for its bundles to be placed.
+        Pending = "PENDING",
+        /// Placed; its nodes are asked to keep the places.
+        Reserving = "RESERVING",
+        /// Every bundle is kept.
+        Ready = "READY",
+        /// Some bundles were lost with their node and wait to be placed again; the others stand.
+        Repairing = "REPAIRING",
+        /// Removed; what ran in it is being ended.
+        Removing = "REMOVING",
+        /// Nothing of it is left.
+        Removed = "REMOVED",
+    }
+}
+
 impl JobState {
     /// Nothing follows: no process of it is left and none will start.
     pub const fn is_terminal(self) -> bool {

@@ -9,7 +9,6 @@ use crate::node::{Ground, Node};
 use crate::place::Search;
 use crate::reason::{Reason, ReasonCode};
 use phalanx_core::quantity::format_milli;
-use phalanx_core::resources::WHOLE;
 use phalanx_core::spec::{GangSpec, Placement};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -184,7 +183,7 @@ fn too_large(cluster: &Cluster, gang: &GangSpec) -> Finding {
 fn describe_capacity(node: &Node, gang: &GangSpec) -> String {
     describe_room(gang, |kind| match kind {
         "CPU" => node.capacity.cpus.milli(),
-        "GPU" => node.devices.len() as u64 * WHOLE,
+        "GPU" => node.shares(),
         "memory" => node.capacity.memory_bytes,
         name => node.capacity.custom.get(name).copied().unwrap_or(0),
     })

@@ -135,13 +135,23 @@ impl Cluster {
     /// A node joins, or comes back with what it has now. Holdings on a node that stands stay; those that its new
     /// capacity has no room for are dropped there, and their attempts returned.
     pub fn set_node(&mut self, name: NodeName, capacity: Capacity) -> Vec<AttemptId> {
+        self.set_part(name, capacity, &BTreeMap::new())
+    }
+
+    /// The same for a node that is part of another: of its devices it has the shares that are given by index.
+    pub(crate) fn set_part(
+        &mut self,
+        name: NodeName,
+        capacity: Capacity,
+        parts: &BTreeMap<u32, u16>,
+    ) -> Vec<AttemptId> {
         let Some(slot) = self.slot(&name) else {
             let slot = self.vacant.pop_first().unwrap_or(self.slots.len() as Slot);
             if slot as usize == self.slots.len() {
                 self.slots.push(None);
             }
             self.total.add(&Amounts::of_capacity(&capacity));
-            let node = Node::new(name.clone(), capacity);
+            let node = Node::new(name.clone(), capacity, parts);
             self.by_name.insert(name, slot);
             self.index.insert(slot, &node);
             self.slots[slot as usize] = Some(node);
@@ -155,7 +165,7 @@ impl Cluster {
             self.total.add(&Amounts::of_capacity(&capacity));
         }
         self.change(slot, |node| {
-            let mut fresh = Node::new(name, capacity);
+            let mut fresh = Node::new(name, capacity, parts);
             fresh.schedulable = node.schedulable;
             for device in node.devices.iter().filter(|device| device.quarantined) {
                 fresh.quarantine(device.index, true);

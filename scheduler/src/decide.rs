@@ -243,6 +243,12 @@ impl<'a> Decision<'a> {
         if !waiting.is_empty() && !ending.is_empty() {
             self.promised.extend(promises(self.cluster, &waiting, &ending));
         }
+        // What goes ahead of everything has whatever it could use kept for it from the start.
+        let kept = |pending: &&Pending| self.promised.iter().any(|shadow| shadow.job == pending.job);
+        let first = waiting.iter().find(|pending| pending.first && !kept(pending));
+        if let Some(first) = first.filter(|first| feasible(self.cluster, &first.gang)) {
+            self.become_head(first.job);
+        }
     }
 
     fn consider(&mut self, job: JobId, id: ClassId) {
@@ -387,6 +393,7 @@ impl<'a> Decision<'a> {
         let passed = self.queue.passed(&pending, self.policy.max_bypass);
         let passed =
             passed + self.plan.placements.iter().filter(|(other, _)| self.is_later(*other, &pending)).count();
+        let passed = if pending.first { passed.max(self.policy.max_bypass) } else { passed };
         self.head =
             Some(Head { job, gang: Arc::clone(&pending.gang), sequence: pending.sequence, passed, shadow });
         // What was kept for another head may be used now.
@@ -406,7 +413,7 @@ impl<'a> Decision<'a> {
     /// What a gang must leave to those before it.
     pub(crate) fn keepers_against(&self, pending: &Pending) -> Keepers<'_> {
         let mut keepers = Keepers { shadows: self.promised.iter().collect(), head: None };
-        let Some(head) = &self.head else { return keepers };
+        let Some(head) = self.head.as_ref().filter(|head| head.job != pending.job) else { return keepers };
         match &head.shadow {
             Some(shadow) => {
                 let ends = pending.time_limit.map(|limit| self.now + limit);

@@ -7,7 +7,6 @@ use crate::node::{Ground, Node};
 use crate::queue::{Blocked, Pending, Queue};
 use crate::reason::{Reason, ReasonCode};
 use crate::reserve::Shadow;
-use phalanx_core::resources::WHOLE;
 use phalanx_core::spec::{GangSpec, LabelRule, Placement};
 use phalanx_core::{AttemptId, GpuRequest, JobId, Resources};
 use std::cmp::Reverse;
@@ -113,7 +112,7 @@ fn free_of(node: &Node, kind: &str) -> u64 {
 fn total_of(node: &Node, kind: &str) -> u64 {
     match kind {
         "CPU" => node.capacity.cpus.milli(),
-        "GPU" => node.devices.len() as u64 * WHOLE,
+        "GPU" => node.shares(),
         "memory" => node.capacity.memory_bytes,
         name => node.capacity.custom.get(name).copied().unwrap_or(0),
     }

@@ -23,6 +23,7 @@ mod queue;
 mod reason;
 mod reserve;
 pub mod simulate;
+mod standing;
 
 pub use amounts::{Amounts, Kind};
 pub use bundle::{Bundle, Holder};
@@ -32,6 +33,7 @@ pub use lanes::{Discipline, QueueConfig, Share};
 pub use plan::{Eviction, Plan, Policy, Resize, explain, plan};
 pub use queue::{Pending, Queue};
 pub use reason::{Reason, ReasonCode};
+pub use standing::Standing;
 
 #[cfg(test)]
 mod tests;

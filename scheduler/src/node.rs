@@ -7,12 +7,16 @@ use phalanx_core::{AttemptId, DeviceShare, GpuRequest, NodeName, Rank, Resources
 use std::collections::BTreeMap;
 
 const WHOLE_SHARE: u16 = WHOLE as u16;
+/// The label that every node has: its name.
+pub(crate) const NODE_LABEL: &str = "node";
 
 /// A device's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DeviceState {
     /// Its index on the node.
     pub(crate) index: u32,
+    /// Thousandths of it that are there at all: fewer than a whole where the node is part of another.
+    pub(crate) total: u16,
     /// Thousandths nobody holds.
     pub(crate) free: u16,
     /// Not given out, whatever is free of it.
@@ -73,17 +77,22 @@ pub(crate) enum Ground<'a> {
 }
 
 impl Node {
-    pub(crate) fn new(name: NodeName, capacity: Capacity) -> Self {
-        let devices = capacity.devices.iter();
+    /// A node that has of its devices what `parts` says by index, and the whole of those that are not named there.
+    pub(crate) fn new(name: NodeName, capacity: Capacity, parts: &BTreeMap<u32, u16>) -> Self {
+        let device = |index| {
+            let total = parts.get(&index).copied().unwrap_or(WHOLE_SHARE);
+            DeviceState { index, total, free: total, quarantined: false }
+        };
         let devices: Vec<DeviceState> =
-            devices.map(|d| DeviceState { index: d.index, free: WHOLE_SHARE, quarantined: false }).collect();
+            capacity.devices.iter().map(|described| device(described.index)).collect();
+        let whole = devices.iter().filter(|device| device.free == WHOLE_SHARE).count();
         Node {
             name,
             schedulable: true,
             cpus_free: capacity.cpus.milli(),
             memory_free: capacity.memory_bytes,
             custom_free: capacity.custom.clone(),
-            whole_free: devices.len() as u32,
+            whole_free: whole as u32,
             devices,
             capacity,
             held: BTreeMap::new(),
@@ -96,8 +105,19 @@ impl Node {
             && gang.topology.as_ref().is_none_or(|key| self.capacity.labels.contains_key(key))
     }
 
+    /// Thousandths of devices that it has.
+    pub(crate) fn shares(&self) -> u64 {
+        self.devices.iter().map(|device| u64::from(device.total)).sum()
+    }
+
+    /// The value of a label; `node` is the node's name where it is not set to something else.
+    pub(crate) fn label(&self, key: &str) -> Option<&str> {
+        let own = || (key == NODE_LABEL).then(|| self.name.as_str());
+        self.capacity.labels.get(key).map(String::as_str).or_else(own)
+    }
+
     pub(crate) fn matches_rules(&self, rules: &BTreeMap<String, LabelRule>) -> bool {
-        rules.iter().all(|(key, rule)| rule.matches(self.capacity.labels.get(key).map(String::as_str)))
+        rules.iter().all(|(key, rule)| rule.matches(self.label(key)))
     }
 
     /// How many ranks of one gang that each ask for `each` have room here at once.
@@ -144,7 +164,7 @@ impl Node {
     fn device_free(&self, position: usize, ground: Ground<'_>) -> u16 {
         let device = self.devices[position];
         match ground {
-            Ground::Empty => WHOLE_SHARE,
+            Ground::Empty => device.total,
             _ if device.quarantined => 0,
             Ground::Spare(kept) => {
                 device.free.saturating_sub(kept.devices.get(&position).copied().unwrap_or(0))
@@ -330,14 +350,14 @@ impl Node {
         }
         assert_eq!(cpus, self.capacity.cpus.milli(), "{}: CPUs are not conserved", self.name);
         assert_eq!(memory, self.capacity.memory_bytes, "{}: memory is not conserved", self.name);
-        assert_eq!(shares, self.devices.len() as u64 * WHOLE, "{}: GPU shares are not conserved", self.name);
+        assert_eq!(shares, self.shares(), "{}: GPU shares are not conserved", self.name);
         for (name, &free) in &self.custom_free {
             let held = self.held.values().flatten().filter_map(|bundle| bundle.takes.custom.get(name));
             let total = free + held.sum::<u64>();
             assert_eq!(total, self.capacity.custom[name], "{}: {name} is not conserved", self.name);
         }
         assert!(
-            self.devices.iter().all(|d| d.free <= WHOLE_SHARE),
+            self.devices.iter().all(|d| d.free <= d.total),
             "{}: a device is given back twice",
             self.name
         );

@@ -37,6 +37,8 @@ pub struct Pending {
     pub preemptions: u32,
     /// Others were asked to end for it: what they free is its own.
     pub promised: bool,
+    /// It goes ahead of everything that waits, as what a standing group has lost does.
+    pub first: bool,
     /// What it asks.
     pub gang: Arc<GangSpec>,
 }
@@ -56,6 +58,7 @@ impl Pending {
             attained: 0.0,
             preemptions: 0,
             promised: false,
+            first: false,
             gang: Arc::new(gang),
         }
     }
@@ -213,7 +216,7 @@ impl Queue {
                 self.open.insert(class);
             }
         }
-        if pending.promised {
+        if pending.promised || pending.first {
             self.promised.insert(pending.job);
         }
         self.order.insert(key);

@@ -7,6 +7,7 @@ use phalanx_core::{AttemptId, Cpus, GpuRequest, JobId, LabelRule, NodeName, Plac
 use std::collections::{BTreeMap, BTreeSet};
 
 mod properties;
+mod standing;
 
 fn name(text: &str) -> NodeName {
     text.parse().unwrap()

@@ -1,5 +1,6 @@
 //! The gang of a job: how many workers, what each needs, and where they may run.
 
+use super::group::GroupName;
 use super::reader::Table;
 use crate::limits::{GANG_WORKERS, NAME_BYTES};
 use crate::resources::{Cpus, GpuRequest, Resources, WHOLE};
@@ -90,6 +91,9 @@ pub struct GangSpec {
     pub placement: Placement,
     /// A label key of which all workers' nodes must have one value in common.
     pub topology: Option<String>,
+    /// The placement group it runs in; without one it runs on what no group holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
 }
 
 impl Default for GangSpec {
@@ -101,6 +105,7 @@ impl Default for GangSpec {
             bundles: Vec::new(),
             placement: Placement::default(),
             topology: None,
+            group: None,
         }
     }
 }
@@ -120,6 +125,7 @@ pub(super) fn read(table: Table<'_>) -> GangSpec {
         bundles: table.tables("bundles").into_iter().map(read_bundle).collect(),
         placement: table.word("placement", &Placement::WORDS).unwrap_or_default(),
         topology: table.text("topology"),
+        group: read_group(&table),
     };
     check_bundles(&table, &gang);
     if gang.placement == Placement::StrictSpread && gang.topology.as_deref() == Some("hostname") {
@@ -130,6 +136,16 @@ pub(super) fn read(table: Table<'_>) -> GangSpec {
     }
     table.finish();
     gang
+}
+
+fn read_group(table: &Table<'_>) -> Option<GroupName> {
+    match GroupName::parse(&table.text("group")?) {
+        Ok(name) => Some(name),
+        Err(message) => {
+            table.problem(table.span_of("group"), message);
+            None
+        }
+    }
 }
 
 fn read_workers(table: &Table<'_>) -> Option<Workers> {

@@ -207,7 +207,7 @@ pub(super) fn read_version(table: &Table<'_>) {
     }
 }
 
-fn read_queue(table: &Table<'_>) -> Option<String> {
+pub(super) fn read_queue(table: &Table<'_>) -> Option<String> {
     let queue = table.text("queue")?;
     if queue.is_empty() || queue.len() > NAME_BYTES {
         table.problem(table.span_of("queue"), format!("`queue` must have 1 to {NAME_BYTES} bytes"));

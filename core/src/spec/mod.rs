@@ -1,6 +1,7 @@
 //! Specifications of jobs: parsed from TOML and validated as a whole, without touching the system.
 
 mod gang;
+mod group;
 mod job;
 mod params;
 mod queue;
@@ -13,6 +14,7 @@ mod template;
 mod train;
 
 pub use gang::{BundleSpec, GangSpec, LabelRule, Placement, Workers};
+pub use group::{DEFAULT_NAMESPACE, GroupName, GroupSpec};
 pub use job::{CheckpointPolicy, JobSpec, MetricMode, ProgramSpec, Work};
 pub use params::{Condition, Domain, ParamSpec, ParamValue, Params};
 pub use queue::{DEFAULT_QUEUE, Limits, QueueSpec, SchedulingSpec};

@@ -337,11 +337,18 @@ fn read_job(table: Table<'_>, names: &mut Names) -> Option<ScenarioJob> {
         time_limit: read_positive(&table, "time_limit"),
         checkpoint_every: read_positive(&table, "checkpoint_every"),
         restart: read_seconds(&table, "restart_seconds").unwrap_or_default(),
-        gang: gang.map(gang::read).unwrap_or_default(),
+        gang: gang.map(read_gang).unwrap_or_default(),
         efficiency: efficiency.unwrap_or(1.0),
     };
     table.finish();
     (!job.name.is_empty()).then_some(job)
+}
+
+fn read_gang(table: Table<'_>) -> GangSpec {
+    if table.has("group") {
+        table.problem(table.span_of("group"), "a scenario has no placement groups; take `group` out");
+    }
+    gang::read(table)
 }
 
 fn read_event(table: Table<'_>, names: &Names) -> Option<ScenarioEvent> {
