@@ -98,6 +98,8 @@ pub(crate) enum Command {
     Queues(crate::queues::QueuesArgs),
     /// The service's settings, and where each comes from
     Config(crate::config::ConfigArgs),
+    /// Standing placement groups: bundles that are held for jobs to run in
+    Groups(crate::groups::GroupsArgs),
     /// Check a file without running it
     Check(crate::check::CheckArgs),
     /// Report metrics from inside a job

@@ -84,7 +84,7 @@ fn in_words(job: &pb::Job, output: &Output) -> String {
     out
 }
 
-fn gang(gang: &pb::Gang) -> String {
+pub(crate) fn gang(gang: &pb::Gang) -> String {
     let workers = match (gang.min_workers, gang.max_workers) {
         (min, max) if min == max => format!("{max} × "),
         (min, max) => format!("{min} to {max} × "),
@@ -97,5 +97,6 @@ fn gang(gang: &pb::Gang) -> String {
         each.push(format!("{} memory", format_bytes(gang.memory_bytes)));
     }
     each.extend(gang.resources.iter().map(|(name, amount)| format!("{amount} {name}")));
-    format!("{workers}({}), {}", each.join(", "), gang.placement)
+    let group = if gang.group.is_empty() { String::new() } else { format!(", in the group {}", gang.group) };
+    format!("{workers}({}), {}{group}", each.join(", "), gang.placement)
 }

@@ -63,6 +63,13 @@ impl JobFile {
         file.with_settings(&global.set)
     }
 
+    /// A text that stands for a file.
+    pub(crate) fn of_text(shown: &str, text: String, global: &Global) -> Result<JobFile, Failure> {
+        let shown = shown.to_owned();
+        let file = JobFile { shown, text, base_dir: current_dir()?, default_name: String::new() };
+        file.with_settings(&global.set)
+    }
+
     fn with_settings(mut self, settings: &[String]) -> Result<JobFile, Failure> {
         self.text = overrides::apply(&self.text, settings).map_err(|problems| self.refused(&problems))?;
         Ok(self)

@@ -15,6 +15,7 @@ mod embedded;
 mod failure;
 mod file;
 mod follow;
+mod groups;
 mod lines;
 mod logs;
 mod machine;
@@ -79,6 +80,7 @@ fn dispatch(Args { global, command }: Args, output: &Output) -> Result<u8, Failu
         Command::Nodes => slim(nodes::run(global, output)).map(done),
         Command::Queues(args) => slim(queues::run(global, args, output)).map(done),
         Command::Config(args) => slim(config::run(global, args, output)).map(done),
+        Command::Groups(args) => slim(groups::run(global, args, output)).map(done),
         Command::Check(args) => slim(check::run(global, args, output)).map(done),
         Command::Report(args) => report::run(args, output).map(done),
         Command::Doctor => doctor::run(global, output).map(done),

@@ -2,7 +2,10 @@
 
 use crate::v1 as pb;
 use phalanx_core::spec::GangSpec;
-use phalanx_core::{Attempt, AttemptState, Job, JobState, KeptCheckpoint, NodeState, Reason, Time};
+use phalanx_core::{
+    Attempt, AttemptState, Group, GroupBundle, GroupState, Job, JobState, KeptCheckpoint, NodeState, Reason,
+    Seat, Time,
+};
 use std::collections::BTreeMap;
 
 /// Thousandths in one.
@@ -69,6 +72,44 @@ impl From<NodeState> for pb::node::State {
     }
 }
 
+impl From<GroupState> for pb::placement_group::State {
+    fn from(state: GroupState) -> Self {
+        use pb::placement_group::State;
+        match state {
+            GroupState::Pending => State::Pending,
+            GroupState::Reserving => State::Reserving,
+            GroupState::Ready => State::Ready,
+            GroupState::Repairing => State::Repairing,
+            GroupState::Removing => State::Removing,
+            GroupState::Removed => State::Removed,
+        }
+    }
+}
+
+impl From<&Group> for pb::PlacementGroup {
+    fn from(group: &Group) -> Self {
+        let bundle = |(seat, bundle): (&Seat, &GroupBundle)| pb::RankPlacement {
+            rank: int(bundle.rank),
+            node: seat.node.to_string(),
+            gpus: bundle.gpus.iter().map(|share| int(share.index)).collect(),
+        };
+        let mut bundles: Vec<pb::RankPlacement> = group.kept().map(bundle).collect();
+        bundles.sort_by_key(|bundle| bundle.rank);
+        pb::PlacementGroup {
+            name: group.spec.name.name.clone(),
+            namespace: group.spec.name.namespace.clone(),
+            state: pb::placement_group::State::from(group.state) as i32,
+            reason: Some((&group.reason).into()),
+            queue: group.spec.queue.clone(),
+            priority: group.spec.priority,
+            gang: Some((&group.spec.gang).into()),
+            bundles,
+            create_time: Some(timestamp(group.created)),
+            ready_time: group.ready.map(timestamp),
+        }
+    }
+}
+
 impl From<&Reason> for pb::Reason {
     fn from(reason: &Reason) -> Self {
         pb::Reason { code: reason.code.clone(), text: reason.text.clone() }
@@ -87,6 +128,7 @@ impl From<&GangSpec> for pb::Gang {
             memory_bytes: gang.each.memory_bytes,
             resources,
             placement: gang.placement.as_str().to_owned(),
+            group: gang.group.as_ref().map(ToString::to_string).unwrap_or_default(),
         }
     }
 }
@@ -180,6 +222,9 @@ mod tests {
         }
         for &state in AttemptState::ALL {
             assert_eq!(pb::attempt::State::from(state).as_str_name(), state.as_str());
+        }
+        for &state in GroupState::ALL {
+            assert_eq!(pb::placement_group::State::from(state).as_str_name(), state.as_str());
         }
         for &state in NodeState::ALL {
             assert_eq!(pb::node::State::from(state).as_str_name(), state.as_str());

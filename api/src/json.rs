@@ -34,6 +34,23 @@ pub fn job(job: &pb::Job) -> Value {
     })
 }
 
+/// A placement group.
+pub fn group(group: &pb::PlacementGroup) -> Value {
+    let reason = group.reason.as_ref().map(|reason| json!({ "code": reason.code, "text": reason.text }));
+    json!({
+        "name": group.name,
+        "namespace": group.namespace,
+        "state": group.state().as_str_name(),
+        "reason": reason.unwrap_or_else(|| json!({ "code": "", "text": "" })),
+        "queue": group.queue,
+        "priority": group.priority,
+        "gang": group.gang.as_ref().map(gang),
+        "bundles": group.bundles.iter().map(placement).collect::<Vec<_>>(),
+        "create_time": time(group.create_time.as_ref()),
+        "ready_time": time(group.ready_time.as_ref()),
+    })
+}
+
 fn gang(gang: &pb::Gang) -> Value {
     json!({
         "min_workers": gang.min_workers,
@@ -43,6 +60,7 @@ fn gang(gang: &pb::Gang) -> Value {
         "memory_bytes": gang.memory_bytes,
         "resources": numbers(&gang.resources),
         "placement": gang.placement,
+        "group": (!gang.group.is_empty()).then_some(&gang.group),
     })
 }
 

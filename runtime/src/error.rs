@@ -2,7 +2,7 @@
 
 use crate::controller::Refusal;
 use crate::store::StoreError;
-use phalanx_core::{JobId, JobState, Problems, Reason};
+use phalanx_core::{GroupName, JobId, JobState, Problems, Reason};
 use std::path::PathBuf;
 
 /// Why the service could not do what it was asked; nothing has changed.
@@ -68,6 +68,12 @@ pub enum Error {
     /// A secret that the service does not have.
     #[error("there is no secret `{0}` in the service's secret store; set it before submitting the job")]
     UnknownSecret(String),
+    /// No placement group has this name.
+    #[error("there is no placement group `{0}`; `phalanx groups` lists all of them")]
+    UnknownGroup(GroupName),
+    /// A placement group of this name has other content.
+    #[error("the placement group `{0}` is there with other content; remove it first, or take another name")]
+    GroupExists(GroupName),
     /// Records at rest can only be read.
     #[error("no service runs on {}; start one with `phalanx up`", .data_dir.display())]
     ReadOnly {
@@ -91,6 +97,8 @@ impl From<Refusal> for Error {
             Refusal::Queues { problems, text } => Error::InvalidQueues { problems, text },
             Refusal::UnknownSecret(secret) => Error::UnknownSecret(secret),
             Refusal::WrongState { job, state, asked } => Error::WrongState { job, state, asked },
+            Refusal::UnknownGroup(name) => Error::UnknownGroup(name),
+            Refusal::GroupExists(name) => Error::GroupExists(name),
             Refusal::ShuttingDown => Error::Unavailable,
         }
     }

@@ -131,6 +131,12 @@ pub enum Command {
         /// Rank 0 is on this node.
         wants_master_port: bool,
     },
+    /// Every node keeps its place: the place stands until a `Stop`, with nothing to run in it. `Refused` where there is no
+    /// such place.
+    Keep {
+        /// What it was reserved as.
+        attempt: AttemptId,
+    },
     /// Start the attempt's ranks; ignored where they have been started or a `Stop` came first.
     Start(Box<Launch>),
     /// End the attempt; always answered by `Gone`, for an attempt the agent does not know too.

@@ -1,6 +1,6 @@
 //! The `Cluster` service.
 
-use crate::{convert, status};
+use crate::{convert, groups, status};
 use phalanx_api::v1 as pb;
 use phalanx_runtime::controller::QueueChange;
 use phalanx_runtime::service::Handle;
@@ -44,5 +44,33 @@ impl pb::cluster_server::Cluster for Cluster {
     async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
         let status = self.0.status().await.map_err(|error| status::of(&error))?;
         Ok(Response::new(convert::service(status)))
+    }
+
+    async fn create_placement_group(
+        &self,
+        request: Request<pb::CreatePlacementGroupRequest>,
+    ) -> Result<Response<pb::PlacementGroup>, Status> {
+        groups::create(&self.0, request.into_inner()).await
+    }
+
+    async fn get_placement_group(
+        &self,
+        request: Request<pb::GetPlacementGroupRequest>,
+    ) -> Result<Response<pb::PlacementGroup>, Status> {
+        groups::get(&self.0, request.into_inner()).await
+    }
+
+    async fn list_placement_groups(
+        &self,
+        request: Request<pb::ListPlacementGroupsRequest>,
+    ) -> Result<Response<pb::ListPlacementGroupsResponse>, Status> {
+        groups::list(&self.0, request.get_ref())
+    }
+
+    async fn remove_placement_group(
+        &self,
+        request: Request<pb::RemovePlacementGroupRequest>,
+    ) -> Result<Response<pb::PlacementGroup>, Status> {
+        groups::remove(&self.0, request.into_inner()).await
     }
 }

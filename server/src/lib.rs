@@ -8,6 +8,7 @@ mod agents;
 mod auth;
 mod cluster;
 mod convert;
+mod groups;
 mod grpc;
 mod http;
 mod jobs;

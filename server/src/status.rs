@@ -12,6 +12,8 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 const DOMAIN: &str = "phalanx";
 /// The name of the job's resource type.
 const JOB: &str = "phalanx.v1.Job";
+/// The name of the placement group's resource type.
+const GROUP: &str = "phalanx.v1.PlacementGroup";
 
 /// The status for what the service said.
 pub(crate) fn of(error: &Error) -> Status {
@@ -41,6 +43,16 @@ pub(crate) fn of(error: &Error) -> Status {
         Error::UnknownQueue { queue, .. } => precondition("UNKNOWN_QUEUE", queue, &message),
         Error::UnknownSecret(secret) => precondition("UNKNOWN_SECRET", secret, &message),
         Error::WrongState { job, .. } => precondition("WRONG_STATE", &job.to_string(), &message),
+        Error::UnknownGroup(name) => {
+            let mut details = details("UNKNOWN_PLACEMENT_GROUP");
+            details.set_resource_info(GROUP, name.to_string(), "", &message);
+            Status::with_error_details(Code::NotFound, &message, details)
+        }
+        Error::GroupExists(name) => {
+            let mut details = details("PLACEMENT_GROUP_EXISTS");
+            details.set_resource_info(GROUP, name.to_string(), "", &message);
+            Status::with_error_details(Code::AlreadyExists, &message, details)
+        }
         Error::Conflict { request_id } => {
             let mut details = details("REQUEST_ID_REUSED");
             details.set_resource_info("request_id", request_id, "", &message);

@@ -213,7 +213,7 @@ pub struct CheckpointTaken {
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ServiceMessage {
     /// Exactly one.
-    #[prost(oneof = "service_message::Message", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "service_message::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub message: ::core::option::Option<service_message::Message>,
 }
 /// Nested message and enum types in `ServiceMessage`.
@@ -242,6 +242,9 @@ pub mod service_message {
         /// The service is there.
         #[prost(message, tag = "7")]
         Heartbeat(super::ServiceHeartbeat),
+        /// Let a reserved place stand.
+        #[prost(message, tag = "8")]
+        Keep(super::Keep),
     }
 }
 /// The service took the agent in.
@@ -273,6 +276,13 @@ pub struct Reserve {
     /// Rank 0 is on this node: find a port for the rendezvous.
     #[prost(bool, tag = "2")]
     pub wants_master_port: bool,
+}
+/// Every node of a placement group keeps its place: this one stands until it is given back.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Keep {
+    /// What it was reserved as, as `j12.1`.
+    #[prost(string, tag = "1")]
+    pub attempt: ::prost::alloc::string::String,
 }
 /// Start the ranks of an attempt that are on this node.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -910,6 +920,9 @@ pub struct Gang {
     /// pack, spread, strict-pack or strict-spread.
     #[prost(string, tag = "7")]
     pub placement: ::prost::alloc::string::String,
+    /// The placement group it runs in; empty where it runs in none.
+    #[prost(string, tag = "8")]
+    pub group: ::prost::alloc::string::String,
 }
 /// Where a rank runs.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1150,6 +1163,165 @@ pub struct MetricPoint {
     /// Counts the job's points from 1.
     #[prost(uint64, tag = "7")]
     pub seq: u64,
+}
+/// A placement group as a person makes it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreatePlacementGroupRequest {
+    /// The group's file: `version`, `name`, and where they differ from the defaults `namespace`, `queue`, `priority` and
+    /// `\[gang\]`, whose `workers` are its bundles.
+    #[prost(string, tag = "1")]
+    pub toml: ::prost::alloc::string::String,
+    /// Makes a repeated request answer the first result; with other content it is refused.
+    #[prost(string, tag = "2")]
+    pub request_id: ::prost::alloc::string::String,
+    /// Checks the request and changes nothing.
+    #[prost(bool, tag = "3")]
+    pub validate_only: bool,
+    /// Answers when the group is ready, and after so long as it is then; at most 10 minutes.
+    #[prost(message, optional, tag = "4")]
+    pub wait: ::core::option::Option<::prost_types::Duration>,
+}
+/// Which placement group to get.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetPlacementGroupRequest {
+    /// Its namespace; empty for `default`.
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    /// Its name.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// Answers when the group is ready, and after so long as it is then; at most 10 minutes.
+    #[prost(message, optional, tag = "3")]
+    pub wait: ::core::option::Option<::prost_types::Duration>,
+}
+/// Which placement group to remove.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemovePlacementGroupRequest {
+    /// Its namespace; empty for `default`.
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    /// Its name.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+}
+/// A page of placement groups.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListPlacementGroupsRequest {
+    /// At most so many (0 takes the default of 100; 1000 is the most).
+    #[prost(int32, tag = "1")]
+    pub page_size: i32,
+    /// Where the page starts: `next_page_token` of the page before.
+    #[prost(string, tag = "2")]
+    pub page_token: ::prost::alloc::string::String,
+    /// Only those of this namespace; empty for all.
+    #[prost(string, tag = "3")]
+    pub namespace: ::prost::alloc::string::String,
+}
+/// A page of placement groups.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListPlacementGroupsResponse {
+    /// The newest first.
+    #[prost(message, repeated, tag = "1")]
+    pub groups: ::prost::alloc::vec::Vec<PlacementGroup>,
+    /// Empty on the last page.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+/// A standing placement group: bundles that are held without a program, for jobs to run in.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PlacementGroup {
+    /// Its name, unique in the namespace.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Its namespace.
+    #[prost(string, tag = "2")]
+    pub namespace: ::prost::alloc::string::String,
+    /// Where it is in its life.
+    #[prost(enumeration = "placement_group::State", tag = "3")]
+    pub state: i32,
+    /// Why it waits.
+    #[prost(message, optional, tag = "4")]
+    pub reason: ::core::option::Option<Reason>,
+    /// The queue it waits in and whose quota it counts against.
+    #[prost(string, tag = "5")]
+    pub queue: ::prost::alloc::string::String,
+    /// Higher goes first.
+    #[prost(int32, tag = "6")]
+    pub priority: i32,
+    /// What it asks for: a worker is a bundle.
+    #[prost(message, optional, tag = "7")]
+    pub gang: ::core::option::Option<Gang>,
+    /// Where each bundle is kept: the rank is the bundle's number.
+    #[prost(message, repeated, tag = "8")]
+    pub bundles: ::prost::alloc::vec::Vec<RankPlacement>,
+    /// When it was made.
+    #[prost(message, optional, tag = "9")]
+    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When all its bundles were first kept.
+    #[prost(message, optional, tag = "10")]
+    pub ready_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// Nested message and enum types in `PlacementGroup`.
+pub mod placement_group {
+    /// The life of a placement group.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum State {
+        /// Never sent.
+        Unspecified = 0,
+        /// Waits for its bundles to be placed.
+        Pending = 1,
+        /// Placed; its nodes are asked to keep the places.
+        Reserving = 2,
+        /// Every bundle is kept.
+        Ready = 3,
+        /// Some bundles were lost with their node and wait to be placed again; the others stand.
+        Repairing = 4,
+        /// Removed; what ran in it is being ended.
+        Removing = 5,
+        /// Nothing of it is left.
+        Removed = 6,
+    }
+    impl State {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "STATE_UNSPECIFIED",
+                Self::Pending => "PENDING",
+                Self::Reserving => "RESERVING",
+                Self::Ready => "READY",
+                Self::Repairing => "REPAIRING",
+                Self::Removing => "REMOVING",
+                Self::Removed => "REMOVED",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "STATE_UNSPECIFIED" => Some(Self::Unspecified),
+                "PENDING" => Some(Self::Pending),
+                "RESERVING" => Some(Self::Reserving),
+                "READY" => Some(Self::Ready),
+                "REPAIRING" => Some(Self::Repairing),
+                "REMOVING" => Some(Self::Removing),
+                "REMOVED" => Some(Self::Removed),
+                _ => None,
+            }
+        }
+    }
 }
 /// All nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2447,6 +2619,97 @@ pub mod cluster_client {
             req.extensions_mut().insert(GrpcMethod::new("phalanx.v1.Cluster", "Status"));
             self.inner.unary(req, path, codec).await
         }
+        /// Makes a standing placement group; answers once it is durable, and where `wait` is set once it is ready.
+        pub async fn create_placement_group(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreatePlacementGroupRequest>,
+        ) -> std::result::Result<tonic::Response<super::PlacementGroup>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/phalanx.v1.Cluster/CreatePlacementGroup",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("phalanx.v1.Cluster", "CreatePlacementGroup"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// One placement group.
+        pub async fn get_placement_group(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetPlacementGroupRequest>,
+        ) -> std::result::Result<tonic::Response<super::PlacementGroup>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/phalanx.v1.Cluster/GetPlacementGroup",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("phalanx.v1.Cluster", "GetPlacementGroup"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// All placement groups, the newest first.
+        pub async fn list_placement_groups(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListPlacementGroupsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListPlacementGroupsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/phalanx.v1.Cluster/ListPlacementGroups",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("phalanx.v1.Cluster", "ListPlacementGroups"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Removes a placement group and ends what runs in it; one that is removed already is answered as such.
+        pub async fn remove_placement_group(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RemovePlacementGroupRequest>,
+        ) -> std::result::Result<tonic::Response<super::PlacementGroup>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/phalanx.v1.Cluster/RemovePlacementGroup",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("phalanx.v1.Cluster", "RemovePlacementGroup"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2490,6 +2753,29 @@ pub mod cluster_server {
             &self,
             request: tonic::Request<super::StatusRequest>,
         ) -> std::result::Result<tonic::Response<super::StatusResponse>, tonic::Status>;
+        /// Makes a standing placement group; answers once it is durable, and where `wait` is set once it is ready.
+        async fn create_placement_group(
+            &self,
+            request: tonic::Request<super::CreatePlacementGroupRequest>,
+        ) -> std::result::Result<tonic::Response<super::PlacementGroup>, tonic::Status>;
+        /// One placement group.
+        async fn get_placement_group(
+            &self,
+            request: tonic::Request<super::GetPlacementGroupRequest>,
+        ) -> std::result::Result<tonic::Response<super::PlacementGroup>, tonic::Status>;
+        /// All placement groups, the newest first.
+        async fn list_placement_groups(
+            &self,
+            request: tonic::Request<super::ListPlacementGroupsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListPlacementGroupsResponse>,
+            tonic::Status,
+        >;
+        /// Removes a placement group and ends what runs in it; one that is removed already is answered as such.
+        async fn remove_placement_group(
+            &self,
+            request: tonic::Request<super::RemovePlacementGroupRequest>,
+        ) -> std::result::Result<tonic::Response<super::PlacementGroup>, tonic::Status>;
     }
     /// The cluster: nodes and what they have.
     #[derive(Debug)]
@@ -2768,6 +3054,188 @@ pub mod cluster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = StatusSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/phalanx.v1.Cluster/CreatePlacementGroup" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreatePlacementGroupSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::UnaryService<super::CreatePlacementGroupRequest>
+                    for CreatePlacementGroupSvc<T> {
+                        type Response = super::PlacementGroup;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreatePlacementGroupRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::create_placement_group(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreatePlacementGroupSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/phalanx.v1.Cluster/GetPlacementGroup" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetPlacementGroupSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::UnaryService<super::GetPlacementGroupRequest>
+                    for GetPlacementGroupSvc<T> {
+                        type Response = super::PlacementGroup;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetPlacementGroupRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::get_placement_group(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetPlacementGroupSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/phalanx.v1.Cluster/ListPlacementGroups" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListPlacementGroupsSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::UnaryService<super::ListPlacementGroupsRequest>
+                    for ListPlacementGroupsSvc<T> {
+                        type Response = super::ListPlacementGroupsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListPlacementGroupsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::list_placement_groups(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListPlacementGroupsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/phalanx.v1.Cluster/RemovePlacementGroup" => {
+                    #[allow(non_camel_case_types)]
+                    struct RemovePlacementGroupSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::UnaryService<super::RemovePlacementGroupRequest>
+                    for RemovePlacementGroupSvc<T> {
+                        type Response = super::PlacementGroup;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RemovePlacementGroupRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::remove_placement_group(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RemovePlacementGroupSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

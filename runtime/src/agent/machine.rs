@@ -98,6 +98,8 @@ pub enum Output {
 enum Phase {
     /// Its place is kept; the port is known, being looked for, or not wanted.
     Reserved { port: Option<u16> },
+    /// Its place stands, for a placement group, with nothing to run in it.
+    Kept,
     /// Its ranks have been started.
     Launched(Launched),
     /// It is over, and the service does not know yet.
@@ -165,6 +167,7 @@ impl AgentMachine {
             Input::Command(Command::Reserve { attempt, wants_master_port }) => {
                 self.reserve(attempt, wants_master_port)
             }
+            Input::Command(Command::Keep { attempt }) => self.keep(attempt),
             Input::Command(Command::Start(launch)) => self.start(launch),
             Input::Command(Command::Stop { attempt, ask_first, grace }) => {
                 self.stop(attempt, ask_first, grace)
@@ -227,6 +230,18 @@ impl AgentMachine {
         }
     }
 
+    fn keep(&mut self, attempt: AttemptId) -> Vec<Output> {
+        match self.attempts.get_mut(&attempt) {
+            Some(phase @ Phase::Reserved { .. }) => {
+                *phase = Phase::Kept;
+                Vec::new()
+            }
+            Some(_) => Vec::new(),
+            None if self.over.contains(&attempt) => Vec::new(),
+            None => vec![no_place(attempt)],
+        }
+    }
+
     fn port(&mut self, attempt: AttemptId, found: Result<u16, String>) -> Vec<Output> {
         match (self.attempts.get_mut(&attempt), found) {
             (Some(Phase::Reserved { port }), Ok(found)) => {
@@ -257,10 +272,7 @@ impl AgentMachine {
             Some(_) => Vec::new(),
             None if self.over.contains(&attempt) => Vec::new(),
             // Not what a service that has seen `Reserved` asks of this process: it must not run a second copy.
-            None => {
-                let message = "this agent keeps no place for it; it was restarted meanwhile".to_owned();
-                vec![Output::Say(attempt, Happening::Refused { message })]
-            }
+            None => vec![no_place(attempt)],
         }
     }
 
@@ -320,7 +332,7 @@ impl AgentMachine {
         let mut outputs = Vec::new();
         for attempt in self.attempts() {
             match &self.attempts[&attempt] {
-                Phase::Reserved { .. } => outputs.extend(self.finish_unlaunched(attempt)),
+                Phase::Reserved { .. } | Phase::Kept => outputs.extend(self.finish_unlaunched(attempt)),
                 Phase::Launched(launched) => {
                     let grace = launched.grace;
                     if !matches!(launched.stop, Stop::Ending(earlier) if earlier <= grace) {
@@ -332,6 +344,11 @@ impl AgentMachine {
         }
         outputs
     }
+}
+
+fn no_place(attempt: AttemptId) -> Output {
+    let message = "this agent keeps no place for it; it was restarted meanwhile".to_owned();
+    Output::Say(attempt, Happening::Refused { message })
 }
 
 #[cfg(test)]

@@ -58,9 +58,12 @@ impl Controller {
         let attempt = AttemptId { job: id, number: job.attempts.len() as u32 + 1 };
         let mut holder = holder(job, now);
         holder.saved = now;
-        if self.cluster.hold(attempt, holder, bundles).is_err() {
+        let group = job.group;
+        let held =
+            self.ground(group).is_some_and(|(cluster, _)| cluster.hold(attempt, holder, bundles).is_ok());
+        let Some(job) = self.jobs.get_mut(&id).map(|live| &mut live.job).filter(|_| held) else {
             return false;
-        }
+        };
         job.attempts.push(Attempt {
             number: attempt.number,
             state: AttemptState::Starting,
@@ -73,7 +76,9 @@ impl Controller {
             ranks: rank_runs(bundles),
         });
         job.run = Some(run);
-        self.queue.start(id);
+        if let Some((_, queue)) = self.ground(group) {
+            queue.start(id);
+        }
         self.enter(id, JobState::Starting, Reason::new("starting", "its ranks are being started"));
         self.reserve(id);
         true
@@ -138,6 +143,9 @@ impl Controller {
                 return self.take_checkpoint(node, attempt, event.time, *step, path);
             }
             _ => {}
+        }
+        if self.groups.get(attempt.job).is_some() {
+            return self.group_happened(node, event);
         }
         let Some(job) = self.current_attempt(attempt) else { return };
         if job.run.as_ref().is_none_or(|run| run.nodes.get(node).is_none_or(|n| n.gone)) {
@@ -225,7 +233,10 @@ impl Controller {
         }
         job.reason = Reason::new("stopping", format!("being ended: {message}"));
         self.dirty.insert(id);
-        self.cluster.set_ending(attempt_id);
+        let group = job.group;
+        if let Some((cluster, _)) = self.ground(group) {
+            cluster.set_ending(attempt_id);
+        }
         let job = &self.jobs[&id].job;
         let command = stop_command(job, attempt_id, &ending, self.way_grace(job));
         let nodes = self.jobs[&id].job.run.iter().flat_map(|run| &run.nodes);
@@ -244,19 +255,28 @@ impl Controller {
         }
         if !unreaped.is_empty() {
             attempt.message = format!("{}; on {node} could not be ended: {unreaped}", attempt.message);
-            for gpu in attempt.ranks.iter().filter(|rank| rank.node == *node).flat_map(|rank| &rank.gpus) {
-                self.cluster.quarantine(node, gpu.index);
-            }
         }
-        if !keeps_all(run) {
-            self.cluster.release_on(attempt_id, node);
-        }
-        self.dirty.insert(id);
-        self.replan = true;
+        let keeps = keeps_all(run);
+        let here = attempt.ranks.iter().filter(|rank| rank.node == *node);
+        let stuck: Vec<u32> = here.flat_map(|rank| &rank.gpus).map(|gpu| gpu.index).collect();
         let all_gone = run.nodes.values().all(|node| node.gone);
         // An agent that could not reach the service has ended its ranks unasked.
         let unfinished = attempt.ranks.iter().any(|rank| rank.node == *node && rank.exit_code != Some(0));
-        if unfinished && run.ending.is_none() {
+        let unasked = unfinished && run.ending.is_none();
+        let group = job.group;
+        for device in stuck.into_iter().filter(|_| !unreaped.is_empty()) {
+            self.cluster.quarantine(node, device);
+            if let Some((cluster, _)) = self.ground(group) {
+                cluster.quarantine(node, device);
+            }
+        }
+        if let Some((cluster, _)) = self.ground(group).filter(|_| !keeps) {
+            cluster.release_on(attempt_id, node);
+        }
+        self.dirty.insert(id);
+        self.replan = true;
+        self.groups.replan.extend(group);
+        if unasked {
             self.end_attempt(
                 id,
                 Ending::Lost,
@@ -266,13 +286,19 @@ impl Controller {
         if all_gone {
             self.finish(now, at, id);
         }
+        if let Some(group) = group {
+            self.sweep_group(group);
+        }
     }
 
     /// The last process is gone: the attempt's outcome decides what becomes of the job.
     fn finish(&mut self, now: Time, at: Time, id: JobId) {
+        let Some((attempt, group)) = self.job(id).map(|job| (job.attempt_id(), job.group)) else { return };
+        if let Some((cluster, _)) = self.ground(group) {
+            cluster.release(attempt);
+        }
         let Some(live) = self.jobs.get_mut(&id) else { return };
         let job = &mut live.job;
-        self.cluster.release(job.attempt_id());
         let (Some(run), Some(attempt)) = (job.run.take(), job.attempts.last_mut()) else { return };
         attempt.ended = Some(at);
         let message = attempt.message.clone();

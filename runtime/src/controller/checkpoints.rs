@@ -32,12 +32,13 @@ impl Controller {
             path: path.to_owned(),
             node: node.clone(),
         });
-        if let Some(holder) = self.cluster.holder_mut(attempt) {
+        let dropped = drop_worse(kept, &live.job.spec.checkpoint);
+        let group = live.job.group;
+        if let Some(holder) = self.ground(group).and_then(|(cluster, _)| cluster.holder_mut(attempt)) {
             holder.saved = at;
             // From now on it can grow without losing its work.
             self.replan |= !std::mem::replace(&mut holder.grows, true);
         }
-        let dropped = drop_worse(kept, &live.job.spec.checkpoint);
         self.dirty.insert(attempt.job);
         for old in dropped {
             self.send(&old.node, Command::DropCheckpoint { path: old.path });

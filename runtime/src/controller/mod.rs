@@ -6,6 +6,7 @@
 
 mod attempt;
 mod checkpoints;
+mod groups;
 mod nodes;
 mod queues;
 mod requests;
@@ -20,10 +21,11 @@ pub use requests::{Refusal, Submission};
 
 use crate::protocol::Command;
 use crate::store::Loaded;
+use groups::Groups;
 use phalanx_core::id::AttemptId;
 use phalanx_core::spec::Work;
-use phalanx_core::{Attempt, AttemptState, Ending, Job, JobId, JobState, NodeName, Reason, Time};
-use phalanx_scheduler::{Cluster, Holder, Pending, Queue, Resize, Share};
+use phalanx_core::{Attempt, AttemptState, Ending, Group, Job, JobId, JobState, NodeName, Reason, Time};
+use phalanx_scheduler::{Cluster, Holder, Pending, Plan, Queue, Resize, Share};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -56,6 +58,8 @@ pub struct Effects {
     pub queues: Vec<QueueWrite>,
     /// What queues have had.
     pub shares: Vec<(String, Share)>,
+    /// Placement groups as they are to be stored, those that are removed too; of several of one the last counts.
+    pub groups: Vec<Group>,
     /// Why jobs wait, where that has been decided anew; need not be stored.
     pub reasons: Vec<(JobId, Reason)>,
     /// The scheduler was asked.
@@ -71,6 +75,7 @@ impl Effects {
         self.nodes.extend(later.nodes);
         self.queues.extend(later.queues);
         self.shares.extend(later.shares);
+        self.groups.extend(later.groups);
         self.reasons.extend(later.reasons);
         self.planned |= later.planned;
         self.sends.extend(later.sends);
@@ -113,6 +118,7 @@ pub struct Controller {
     nodes: BTreeMap<NodeName, Node>,
     cluster: Cluster,
     queue: Queue,
+    groups: Groups,
     /// Something changed that may let a waiting gang start.
     replan: bool,
     /// When the scheduler wants to be asked again even if nothing changes.
@@ -141,6 +147,7 @@ impl Controller {
             nodes: BTreeMap::new(),
             cluster: Cluster::new(),
             queue: Queue::new(),
+            groups: Groups::default(),
             replan: true,
             plan_at: None,
             stopping: false,
@@ -159,6 +166,8 @@ impl Controller {
         for record in loaded.nodes {
             controller.restore_node(now, record);
         }
+        let groups = if controller.config.embedded { Vec::new() } else { loaded.groups };
+        groups.into_iter().for_each(|group| controller.restore_group(group));
         for job in loaded.live_jobs {
             if job.embedded {
                 controller.bury(now, job);
@@ -192,15 +201,24 @@ impl Controller {
         let held = job.run.as_ref().map(|run| attempt::bundles_still_held(&job, run)).unwrap_or_default();
         if let Some(current) = job.attempts.last().filter(|_| !held.is_empty()) {
             let holder = holder(&job, current.placed);
-            let kept = self.cluster.hold(attempt, holder, &held);
-            // The node records are stored with the placements, so what was held then fits now.
-            assert!(kept.is_ok(), "{attempt} does not fit where it was placed: {kept:?}");
-            if held.len() < current.ranks.len() {
-                self.cluster.set_rigid(attempt);
+            if let Some((cluster, _)) = self.ground(job.group) {
+                let kept = cluster.hold(attempt, holder, &held);
+                // The node records are stored with the placements, so what was held then fits now; only of a group's
+                // ground a part may be lost on which the job is still ending.
+                assert!(
+                    kept.is_ok() || job.group.is_some(),
+                    "{attempt} does not fit where it was placed: {kept:?}"
+                );
+                if held.len() < current.ranks.len() {
+                    cluster.set_rigid(attempt);
+                }
+                if job.run.as_ref().is_some_and(|run| run.ending.is_some()) {
+                    cluster.set_ending(attempt);
+                }
             }
-            if job.run.as_ref().is_some_and(|run| run.ending.is_some()) {
-                self.cluster.set_ending(attempt);
-            }
+        }
+        if let Some(live) = job.group.and_then(|group| self.groups.live.get_mut(&group)) {
+            live.jobs.insert(id);
         }
         self.jobs.insert(id, Live::new(job));
         self.sync_queue(id);
@@ -210,10 +228,20 @@ impl Controller {
     fn renew_promises(&mut self, passed: &[JobId]) {
         let started = self.jobs.values().filter(|live| !live.job.attempts.is_empty()).map(|live| live.job.id);
         let started: BTreeSet<JobId> = started.chain(passed.iter().copied()).collect();
-        started.into_iter().for_each(|id| self.queue.note_started(id.0));
+        for id in started {
+            let group = self.job(id).and_then(|job| job.group);
+            if let Some((_, queue)) = self.ground(group) {
+                queue.note_started(id.0);
+            }
+        }
         let runs = self.jobs.values().filter_map(|live| live.job.run.as_ref());
         let promised: Vec<JobId> = runs.filter_map(|run| run.gives_way_to).collect();
-        promised.into_iter().for_each(|job| self.queue.promise(job));
+        for id in promised {
+            let group = self.job(id).and_then(|job| job.group);
+            if let Some((_, queue)) = self.ground(group) {
+                queue.promise(id);
+            }
+        }
     }
 
     /// Every job that is not terminal.
@@ -278,13 +306,14 @@ impl Controller {
             }
             self.sync_queue(id);
         }
+        self.tick_groups(now);
     }
 
     /// When `tick` has something to do next.
     pub fn next_timer(&self) -> Option<Time> {
         let limits = self.jobs.values().filter_map(|live| time_limit_at(&live.job));
         let retries = self.jobs.values().filter_map(|live| live.retry_at);
-        limits.chain(retries).chain(self.node_timer()).chain(self.plan_at).min()
+        limits.chain(retries).chain(self.node_timer()).chain(self.groups_timer()).chain(self.plan_at).min()
     }
 
     /// Places what can be placed and hands out everything that has to happen since the last call.
@@ -308,14 +337,35 @@ impl Controller {
         effects
     }
 
+    /// Asks the scheduler: for the nodes, and then for every group in which something has changed.
     fn plan(&mut self, now: Time) {
+        if self.plan_at.take().is_some_and(|at| at <= now) {
+            let waiting = self.groups.live.iter().filter(|(_, live)| !live.ground.queue.is_empty());
+            self.groups.replan.extend(waiting.map(|(&id, _)| id));
+        }
         let plan = phalanx_scheduler::plan(now, &mut self.cluster, &mut self.queue);
+        self.carry_out(now, plan);
+        for id in std::mem::take(&mut self.groups.replan) {
+            let Some((cluster, queue)) = self.ground(Some(id)).filter(|(_, queue)| !queue.is_empty()) else {
+                continue;
+            };
+            let plan = phalanx_scheduler::plan(now, cluster, queue);
+            self.carry_out(now, plan);
+        }
+    }
+
+    fn carry_out(&mut self, now: Time, plan: Plan) {
         self.effects.planned = true;
-        self.plan_at = plan.wake.filter(|&at| at > now);
+        self.plan_at = plan.wake.filter(|&at| at > now).into_iter().chain(self.plan_at).min();
         for (id, reason) in plan.reasons {
             let text = reason.told(|at| format!("within {} s", at.since(now).as_secs() + 1));
-            let reason = Reason::new(reason.code.as_str(), text);
-            if let Some(live) = self.jobs.get_mut(&id) {
+            let mut reason = Reason::new(reason.code.as_str(), text);
+            if self.groups.get(id).is_some() {
+                self.group_reason(id, &reason);
+            } else if let Some(live) = self.jobs.get_mut(&id) {
+                if let Some(name) = &live.job.spec.gang.group {
+                    reason.text = format!("in the placement group `{name}`: {}", reason.text);
+                }
                 live.job.reason = reason.clone();
             }
             self.effects.reasons.push((id, reason));
@@ -328,6 +378,10 @@ impl Controller {
             self.resize(resize);
         }
         for (id, bundles) in plan.placements {
+            if self.groups.get(id).is_some() {
+                self.place_group(now, id, bundles);
+                continue;
+            }
             let placed = self.place(now, id, &bundles);
             assert!(placed, "the scheduler placed {id} over what is free");
         }
@@ -354,18 +408,30 @@ impl Controller {
             run.gives_way_to = by;
         }
         if let Some(by) = by {
-            self.queue.promise(by);
+            let group = self.jobs.get(&by).and_then(|live| live.job.group);
+            if let Some((_, queue)) = self.ground(group) {
+                queue.promise(by);
+            }
         }
         self.end_attempt(attempt.job, ending, message);
     }
 
-    /// Makes the queue say what the job's state says: a waiting job is in it, any other is not.
+    /// Makes the queue say what the job's state says: a waiting job is in it, any other is not. One that runs in a group
+    /// waits in the group's own queue, once there is something of the group.
     fn sync_queue(&mut self, id: JobId) {
         self.replan = true;
-        self.queue.remove(id);
-        let Some(live) = self.jobs.get(&id) else { return };
-        if live.job.state.is_waiting() && live.job.run.is_none() && live.retry_at.is_none() {
-            self.queue.insert(pending(&live.job));
+        let Some(Live { job, retry_at, .. }) = self.jobs.get(&id) else { return drop(self.queue.remove(id)) };
+        let (group, waits) = (job.group, job.state.is_waiting() && job.run.is_none() && retry_at.is_none());
+        let pending = waits.then(|| pending(job));
+        let waits_for_group = self.waits_for_group(group).is_some();
+        let Some((_, queue)) = self.ground(group) else { return };
+        queue.remove(id);
+        if let Some(pending) = pending.filter(|_| !waits_for_group) {
+            queue.insert(pending);
+        }
+        self.groups.replan.extend(group);
+        if waits && waits_for_group {
+            self.say_group_waits(id);
         }
     }
 
@@ -377,10 +443,13 @@ impl Controller {
         live.job.reason = reason;
         self.dirty.remove(&id);
         self.effects.jobs.push(Saved { job: live.job.clone(), entered: true });
-        if state.is_terminal() {
-            self.jobs.remove(&id);
-        }
         self.sync_queue(id);
+        if state.is_terminal() {
+            let group = self.jobs.remove(&id).and_then(|live| live.job.group);
+            if let Some(live) = group.and_then(|group| self.groups.live.get_mut(&group)) {
+                live.jobs.remove(&id);
+            }
+        }
     }
 
     fn send(&mut self, node: &NodeName, command: Command) {

@@ -69,6 +69,9 @@ impl Controller {
         if known.is_none_or(|node| node.record.capacity != record.capacity) {
             let displaced = self.cluster.set_node(hello.node.clone(), record.capacity.clone());
             for attempt in displaced {
+                if self.displace_seat(now, attempt, &hello.node) {
+                    continue;
+                }
                 self.end_attempt(
                     attempt.job,
                     Ending::Lost,
@@ -80,6 +83,7 @@ impl Controller {
         self.nodes.insert(hello.node.clone(), Node { record, silent_since: None, lost: false });
         self.replan = true;
         self.reconcile(now, hello);
+        self.open_parts(&hello.node, true);
     }
 
     fn reconcile(&mut self, now: Time, hello: &Hello) {
@@ -98,6 +102,7 @@ impl Controller {
                 }
             }
         }
+        self.reconcile_groups(now, hello);
         for &attempt in &hello.attempts {
             if !self.expects(attempt, &hello.node) {
                 let grace = Duration::from_secs(1);
@@ -107,6 +112,9 @@ impl Controller {
     }
 
     fn expects(&self, attempt: AttemptId, node: &NodeName) -> bool {
+        if self.expects_seat(attempt, node) {
+            return true;
+        }
         let run = self.current_attempt(attempt).and_then(|job| job.run.as_ref());
         run.is_some_and(|run| run.nodes.get(node).is_some_and(|node| !node.gone))
     }
@@ -123,6 +131,7 @@ impl Controller {
         if let Some(node) = self.nodes.get_mut(name) {
             node.silent_since.get_or_insert(now);
             self.cluster.set_schedulable(name, false);
+            self.open_parts(name, false);
         }
     }
 
@@ -147,6 +156,7 @@ impl Controller {
                     self.gone(now, now, id, &name, "");
                 }
             }
+            self.lose_seats(now, &name, lost_at);
         }
     }
 
@@ -160,7 +170,7 @@ impl Controller {
         let timers = silent.filter_map(|(name, node, since)| {
             let lost_at = since + self.config.node_timeout;
             let fenced = self.attempts_on(name).into_iter().map(|(id, _)| lost_at + self.fence(id));
-            fenced.chain((!node.lost).then_some(lost_at)).min()
+            fenced.chain((!node.lost).then_some(lost_at)).chain(self.seats_timer(name, lost_at)).min()
         });
         timers.min()
     }

@@ -4,8 +4,8 @@
 //! name, also after a restart. Nothing replaces a configuration before it is known to fit every job that is not over.
 
 use super::{Controller, Effects, Refusal};
-use phalanx_core::spec::{DEFAULT_QUEUE, Limits, QueueSpec, SchedulingSpec, parse_queues};
-use phalanx_core::{Job, JobId, JobSpec, Problem, Problems, Reason, Time};
+use phalanx_core::spec::{DEFAULT_QUEUE, GangSpec, Limits, QueueSpec, SchedulingSpec, parse_queues};
+use phalanx_core::{Job, JobId, Problem, Problems, Reason, Time};
 use phalanx_scheduler::{Policy, QueueConfig, Share, check_quota};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -142,19 +142,25 @@ impl Controller {
         Ok(())
     }
 
-    /// Whether a queue takes a job.
-    pub(super) fn check_queue(&self, spec: &JobSpec) -> Result<(), Refusal> {
-        let Some(queue) = self.config.queues.get(&spec.queue) else {
+    /// Whether a queue takes a gang. One that runs in a placement group takes nothing of the quota: the group has.
+    pub(super) fn check_queue(&self, name: &str, gang: &GangSpec) -> Result<(), Refusal> {
+        let Some(queue) = self.config.queues.get(name) else {
             let there = self.config.queues.in_force().into_keys().collect();
-            return Err(Refusal::UnknownQueue { queue: spec.queue.clone(), there });
+            return Err(Refusal::UnknownQueue { queue: name.to_owned(), there });
         };
-        let fits = check_quota(&QueueConfig::from(&queue), &spec.gang);
+        if gang.group.is_some() {
+            return Ok(());
+        }
+        let fits = check_quota(&QueueConfig::from(&queue), gang);
         fits.map_err(|reason| Refusal::Infeasible(Reason::new(reason.code.as_str(), reason.text)))
     }
 
     /// Whether a job's queue has room for so many of its workers now.
     pub(super) fn within_quota(&self, id: JobId, workers: usize) -> bool {
         let Some(job) = self.job(id) else { return false };
+        if job.group.is_some() {
+            return true;
+        }
         let held = self.cluster.held(&job.spec.queue);
         self.queue.config(&job.spec.queue).has_room(&held, &job.spec.gang, workers as u32)
     }
@@ -173,14 +179,22 @@ impl Controller {
     pub fn misfits(&self, queues: &Queues) -> Problems {
         let mut without: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         let mut problems = Problems::default();
-        for job in self.jobs().filter(|job| !job.embedded) {
-            let Some(queue) = queues.get(&job.spec.queue) else {
-                without.entry(&job.spec.queue).or_default().push(job.id.to_string());
+        let jobs = self.jobs().filter(|job| !job.embedded);
+        let jobs = jobs.map(|job| (job.id.to_string(), &job.spec.queue, &job.spec.gang));
+        let groups = self.groups().map(|group| {
+            (format!("placement group `{}`", group.spec.name), &group.spec.queue, &group.spec.gang)
+        });
+        for (who, name, gang) in jobs.chain(groups) {
+            let Some(queue) = queues.get(name) else {
+                without.entry(name).or_default().push(who);
                 continue;
             };
-            if let Err(reason) = check_quota(&QueueConfig::from(&queue), &job.spec.gang) {
-                let (id, queue) = (job.id, &queue.name);
-                let message = format!("{id} could never run in queue `{queue}`: {}", reason.text);
+            // What runs in a group takes nothing of the quota.
+            let fits =
+                if gang.group.is_some() { Ok(()) } else { check_quota(&QueueConfig::from(&queue), gang) };
+            if let Err(reason) = fits {
+                let queue = &queue.name;
+                let message = format!("{who} could never run in queue `{queue}`: {}", reason.text);
                 problems.0.push(Problem::of_file(message).help("cancel it, or leave the queue as it is"));
             }
         }

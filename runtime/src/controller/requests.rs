@@ -3,7 +3,7 @@
 
 use super::{Controller, Effects, Live, Saved, is_current};
 use phalanx_core::job::INTERRUPTED_CODE;
-use phalanx_core::{Ending, Job, JobId, JobSpec, JobState, Problems, Reason, Time};
+use phalanx_core::{Ending, GroupName, Job, JobId, JobSpec, JobState, Problems, Reason, Time};
 use std::path::PathBuf;
 
 /// A job to be run, read and valid.
@@ -38,6 +38,10 @@ pub enum Refusal {
     },
     /// A secret that the service does not have.
     UnknownSecret(String),
+    /// A placement group that the service does not have.
+    UnknownGroup(GroupName),
+    /// A placement group of this name, with other content.
+    GroupExists(GroupName),
     /// The job's state does not allow it.
     WrongState {
         /// The job.
@@ -58,9 +62,16 @@ impl Controller {
             return Err(Refusal::ShuttingDown);
         }
         let spec = &submission.spec;
-        self.check_queue(spec)?;
+        self.check_queue(&spec.queue, &spec.gang)?;
         if let Some(secret) = spec.secrets.first() {
             return Err(Refusal::UnknownSecret(secret.clone()));
+        }
+        if let Some(name) = &spec.gang.group {
+            let check = self.group_for(name)?.ground.check(&spec.gang);
+            return check.map_err(|reason| {
+                let text = format!("in the placement group `{name}`: {}", reason.text);
+                Refusal::Infeasible(Reason::new(reason.code.as_str(), text))
+            });
         }
         // A service that no node has joined yet knows nothing of what will be possible.
         if self.nodes.is_empty() {
@@ -78,6 +89,9 @@ impl Controller {
         self.next_job += 1;
         self.undo.push((id, None));
         self.effects.jobs.push(Saved { job: job.clone(), entered: true });
+        if let Some(live) = job.group.and_then(|group| self.groups.live.get_mut(&group)) {
+            live.jobs.insert(id);
+        }
         self.jobs.insert(id, Live::new(job.clone()));
         self.sync_queue(id);
         Ok(job)
@@ -87,6 +101,12 @@ impl Controller {
     pub fn preview(&self, now: Time, submission: Submission) -> Job {
         Job {
             id: JobId(0),
+            group: submission
+                .spec
+                .gang
+                .group
+                .as_ref()
+                .and_then(|name| Some(self.group_for(name).ok()?.group.id)),
             spec: submission.spec,
             base_dir: submission.base_dir,
             embedded: self.config.embedded,
@@ -105,16 +125,20 @@ impl Controller {
 
     /// Ends a job for good; asked again while it ends, it changes nothing.
     pub fn cancel(&mut self, now: Time, id: JobId) -> Result<Job, Refusal> {
+        self.cancel_because(now, id, "cancelled")
+    }
+
+    pub(super) fn cancel_because(&mut self, now: Time, id: JobId, why: &str) -> Result<Job, Refusal> {
         let job = self.touch(id)?;
         if job.run.is_some() {
-            self.end_attempt(id, Ending::Cancelled, "cancelled");
+            self.end_attempt(id, Ending::Cancelled, why);
             return self.current(id);
         }
         let live = self.jobs.get_mut(&id).ok_or(Refusal::NotLive(id))?;
         live.job.ended = Some(now);
         live.job.exit_code = Some(INTERRUPTED_CODE);
         let mut job = live.job.clone();
-        let reason = Reason::new("cancelled", "cancelled before it ran");
+        let reason = Reason::new("cancelled", format!("{why} before it ran"));
         (job.state, job.reason) = (JobState::Cancelled, reason.clone());
         self.enter(id, JobState::Cancelled, reason);
         Ok(job)
@@ -164,6 +188,7 @@ impl Controller {
     pub fn accept(&mut self) {
         self.undo.clear();
         self.undo_queues = None;
+        self.groups.accept();
     }
 
     /// The requests could not be committed: every job is again as it was before them.
@@ -171,13 +196,30 @@ impl Controller {
         self.effects = Effects::default();
         self.roll_back_queues();
         while let Some((id, before)) = self.undo.pop() {
-            match before {
-                Some(live) => self.jobs.insert(id, live),
-                None => self.jobs.remove(&id),
+            let group = match before {
+                Some(live) => {
+                    let group = live.job.group;
+                    self.jobs.insert(id, live);
+                    if let Some(live) = group.and_then(|group| self.groups.live.get_mut(&group)) {
+                        live.jobs.insert(id);
+                    }
+                    group
+                }
+                None => {
+                    let group = self.jobs.remove(&id).and_then(|live| live.job.group);
+                    if let Some(live) = group.and_then(|group| self.groups.live.get_mut(&group)) {
+                        live.jobs.remove(&id);
+                    }
+                    group
+                }
             };
             self.dirty.remove(&id);
+            if let Some((_, queue)) = self.ground(group) {
+                queue.remove(id);
+            }
             self.sync_queue(id);
         }
+        self.roll_back_groups();
     }
 
     /// Whether the job has this attempt under way (for late events of older ones).

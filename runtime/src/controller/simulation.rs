@@ -8,12 +8,15 @@ use crate::launch::Launch;
 use crate::protocol::{AgentEvent, Happening, Hello, RankExit};
 use phalanx_core::resources::{Capacity, Cpus};
 use phalanx_core::spec::{QueueSpec, ServiceSpec};
-use phalanx_core::{JobSpec, Rank};
+use phalanx_core::{Group, GroupName, GroupSpec, GroupState, JobSpec, Rank};
 
 const NODE_TIMEOUT: Duration = Duration::from_secs(15);
 const NODES: u64 = 3;
 const CORES: u32 = 4;
 const JOBS: u64 = 12;
+const GROUPS: u64 = 4;
+/// Groups of these names stand at most: the largest job must fit beside them.
+const GROUP_NAMES: [&str; 2] = ["pool", "wide"];
 const CHAOS: Duration = Duration::from_secs(300);
 const CALM: Duration = Duration::from_secs(1800);
 /// A guard ends its ranks this soon after its agent was killed.
@@ -70,6 +73,7 @@ impl Dice {
 #[derive(Debug)]
 enum Step {
     Submit,
+    Group,
     Disturb,
     Calm,
     ToAgent { node: NodeName, session: u64, command: Command },
@@ -109,6 +113,9 @@ struct Disk {
     nodes: BTreeMap<NodeName, NodeRecord>,
     queues: BTreeMap<String, QueueSpec>,
     shares: BTreeMap<String, Share>,
+    groups: BTreeMap<JobId, Group>,
+    /// The highest number given out.
+    last: u64,
 }
 
 struct World {
@@ -178,6 +185,10 @@ impl World {
             let at = world.dice.up_to(CHAOS / 2);
             world.after(at, Step::Submit);
         }
+        for _ in 0..GROUPS {
+            let at = world.dice.up_to(CHAOS / 2);
+            world.after(at, Step::Group);
+        }
         for _ in 0..40 {
             let at = world.dice.up_to(CHAOS);
             world.after(at, Step::Disturb);
@@ -214,6 +225,7 @@ impl World {
         let open: Vec<&Job> = self.disk.jobs.values().filter(|job| !job.state.is_terminal()).collect();
         let tail = self.log.split_off(self.log.len().saturating_sub(60)).join("\n");
         assert!(open.is_empty(), "seed {seed}: never ended: {open:#?}\n{tail}");
+        assert!(self.disk.groups.is_empty(), "seed {seed}: never removed: {:#?}\n{tail}", self.disk.groups);
         assert_eq!(self.disk.jobs.len(), self.promised.len(), "seed {seed}");
         for (name, host) in &self.hosts {
             assert!(host.ranks.is_empty() && !host.machine.is_busy(), "seed {seed}: {name} is not empty");
@@ -232,6 +244,7 @@ impl World {
     fn perform(&mut self, step: Step) {
         match step {
             Step::Submit => self.submit(),
+            Step::Group => self.make_group(),
             Step::Disturb => self.disturb(),
             Step::Calm => self.calm_down(),
             Step::ToAgent { node, session, command } if self.hosts[&node].session == Some(session) => {
@@ -299,6 +312,14 @@ impl World {
                 QueueWrite::Reset(name) => drop(self.disk.queues.remove(&name)),
             }
         }
+        for group in effects.groups {
+            self.disk.last = self.disk.last.max(group.id.0);
+            if group.state == GroupState::Removed {
+                self.disk.groups.remove(&group.id);
+            } else {
+                self.disk.groups.insert(group.id, group);
+            }
+        }
         self.disk.nodes.extend(effects.nodes.into_iter().map(|record| (record.name.clone(), record)));
         if !self.calm && self.dice.below(1000) < 3 {
             self.kill_service();
@@ -323,6 +344,9 @@ impl World {
     }
 
     fn submit(&mut self) {
+        if self.dice.chance(30) {
+            return self.submit_in_group();
+        }
         let queue = QUEUES[self.dice.below(QUEUES.len() as u64) as usize];
         let most = 1 + self.dice.below(if queue == "capped" { 4 } else { 6 });
         let workers = match self.dice.below(3) {
@@ -346,11 +370,50 @@ impl World {
         self.promised.extend(self.disk.jobs.keys());
     }
 
+    /// Somebody makes a group, which keeps one or two cores of up to three nodes.
+    fn make_group(&mut self) {
+        let name = GROUP_NAMES[self.dice.below(2) as usize];
+        let (bundles, strategy) = if name == "pool" { (3, "pack") } else { (2, "strict-spread") };
+        let text = format!(
+            "version = 1\nname = \"{name}\"\n[gang]\nworkers = {bundles}\nplacement = \"{strategy}\"\n"
+        );
+        let spec = GroupSpec::parse(&text).unwrap();
+        if self.serve(|controller, now| controller.create_group(now, spec)).is_none() {
+            self.after(Duration::from_secs(1), Step::Group);
+        }
+    }
+
+    /// A job for a group; where there is none yet it is tried again, and where chaos is over it runs outside.
+    fn submit_in_group(&mut self) {
+        let group = if self.calm {
+            String::new()
+        } else {
+            format!("group = \"{}\"\n", GROUP_NAMES[self.dice.below(2) as usize])
+        };
+        let workers = 1 + self.dice.below(2);
+        let text = format!(
+            "version = 1\ngrace = \"2s\"\n[gang]\nworkers = {workers}\n{group}[program]\ncommand = [\"x\"]\n"
+        );
+        let spec = JobSpec::parse(&text, "job").unwrap();
+        match self.serve(|controller, now| controller.submit(now, Submission { spec, base_dir: "/".into() }))
+        {
+            Some(Ok(job)) => drop(self.promised.insert(job.id)),
+            Some(Err(_)) | None => self.after(Duration::from_secs(5), Step::Submit),
+        }
+        self.promised.extend(self.disk.jobs.keys());
+    }
+
+    fn remove_group(&mut self, name: &str) {
+        let name = GroupName::parse(name).unwrap();
+        self.serve(|controller, now| controller.remove_group(now, &name).map(drop));
+    }
+
     fn disturb(&mut self) {
         let names: Vec<NodeName> = self.hosts.keys().cloned().collect();
         let node = names[self.dice.below(NODES) as usize].clone();
-        let job = JobId(1 + self.dice.below(JOBS));
-        match self.dice.below(12) {
+        let job = JobId(1 + self.dice.below(JOBS + GROUPS));
+        match self.dice.below(13) {
+            11 => self.remove_group(GROUP_NAMES[(job.0 % 2) as usize]),
             0 | 1 => self.kill_service(),
             10 => self.change_queue(),
             2 | 3 => self.kill_agent(&node),
@@ -391,6 +454,11 @@ impl World {
             self.serve(|controller, now| controller.resume(now, id));
         }
         let open = self.disk.jobs.values().any(|job| !job.state.is_terminal());
+        // Every group comes to stand; then they are removed.
+        if !open && self.disk.groups.values().all(|group| group.state == GroupState::Ready) {
+            GROUP_NAMES.iter().for_each(|name| self.remove_group(name));
+        }
+        let open = open || !self.disk.groups.is_empty();
         if open && self.now < Time::ZERO + CHAOS + CALM {
             self.after(Duration::from_secs(10), Step::Calm);
         }
@@ -412,7 +480,7 @@ impl World {
         }
         let jobs: Vec<Job> =
             self.disk.jobs.values().filter(|job| !job.state.is_terminal()).cloned().collect();
-        let next = self.disk.jobs.keys().last().map_or(1, |id| id.0 + 1);
+        let next = self.disk.jobs.keys().last().map_or(0, |id| id.0).max(self.disk.last) + 1;
         let nodes = self.disk.nodes.values().cloned().collect();
         let loaded = Loaded {
             live_jobs: jobs,
@@ -421,6 +489,7 @@ impl World {
             queues: self.disk.queues.clone(),
             shares: self.disk.shares.clone().into_iter().collect(),
             passed: Vec::new(),
+            groups: self.disk.groups.values().cloned().collect(),
         };
         let service = Controller::restore(config(), self.now, loaded);
         // What queues have had is as the disk has it, to the bit, whatever is held again.
@@ -630,6 +699,42 @@ impl World {
         }
     }
 
+    /// No bundle is kept twice, what is kept fits beside what runs, and gangs run only where their group has a place.
+    fn check_groups(&self) -> Result<(), String> {
+        for group in self.disk.groups.values() {
+            let ranks: Vec<Rank> = group.kept().map(|(_, bundle)| bundle.rank).collect();
+            let distinct: BTreeSet<Rank> = ranks.iter().copied().collect();
+            let wanted = group.spec.gang.workers.max as usize;
+            if distinct.len() != ranks.len() || (group.state == GroupState::Ready && ranks.len() != wanted) {
+                return Err(format!("{} is {} and keeps {ranks:?}", group.spec.name, group.state));
+            }
+        }
+        for (name, host) in &self.hosts {
+            let group_of = |attempt: &AttemptId| self.disk.jobs.get(&attempt.job).and_then(|job| job.group);
+            let outside = host.ranks.keys().filter(|(attempt, _)| group_of(attempt).is_none()).count();
+            let kept = self
+                .disk
+                .groups
+                .values()
+                .flat_map(Group::kept)
+                .filter(|(seat, _)| seat.node == *name)
+                .count();
+            if outside + kept > CORES as usize {
+                return Err(format!(
+                    "{name} runs {outside} ranks beside {kept} kept bundles on {CORES} cores"
+                ));
+            }
+            for (attempt, _) in host.ranks.keys() {
+                let Some(id) = group_of(attempt) else { continue };
+                let seats = self.disk.groups.get(&id).into_iter().flat_map(|group| &group.seats);
+                if !seats.into_iter().any(|seat| seat.node == *name) {
+                    return Err(format!("{attempt} runs on {name}, where its group has no place"));
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn check(&self) -> Result<(), String> {
         let mut running: BTreeMap<JobId, AttemptId> = BTreeMap::new();
         for (name, host) in &self.hosts {
@@ -646,6 +751,7 @@ impl World {
                 }
             }
         }
+        self.check_groups()?;
         for job in self.disk.jobs.values() {
             let well = |rank: usize| self.ended_well.contains(&(job.attempt_id(), rank as Rank));
             let ranks = job.attempts.last().map_or(0, |attempt| attempt.ranks.len());

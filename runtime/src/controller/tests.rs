@@ -147,6 +147,7 @@ impl Scene {
             queues: self.queues.clone(),
             shares: self.shares.clone().into_iter().collect(),
             passed: Vec::new(),
+            groups: Vec::new(),
         };
         let file = Queues { api: BTreeMap::new(), ..self.controller.queues().clone() };
         let config = Config { queues: file, ..config() };

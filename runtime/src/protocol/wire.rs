@@ -228,6 +228,7 @@ pub fn command(command: &Command) -> pb::ServiceMessage {
             attempt: attempt.to_string(),
             wants_master_port: *wants_master_port,
         }),
+        Command::Keep { attempt } => Message::Keep(pb::Keep { attempt: attempt.to_string() }),
         Command::Start(launch) => {
             let launch_json = serde_json::to_string(launch);
             assert!(launch_json.is_ok(), "a launch does not serialise: {launch_json:?}");
@@ -260,6 +261,7 @@ pub fn from_service(message: pb::ServiceMessage) -> Result<FromService, WireErro
             attempt: reserve.attempt.parse()?,
             wants_master_port: reserve.wants_master_port,
         },
+        Message::Keep(keep) => Command::Keep { attempt: keep.attempt.parse()? },
         Message::Start(start) => {
             let launch = serde_json::from_str(&start.launch_json);
             Command::Start(launch.map_err(|error| WireError::Json { field: "a launch", error })?)
@@ -315,6 +317,7 @@ mod tests {
     fn every_command_reads_back() {
         for sent in [
             Command::Reserve { attempt: attempt(), wants_master_port: true },
+            Command::Keep { attempt: attempt() },
             Command::Stop { attempt: attempt(), ask_first: true, grace: Duration::from_millis(1500) },
             Command::DropCheckpoint { path: "/a".into() },
         ] {

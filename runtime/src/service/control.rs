@@ -3,14 +3,15 @@
 //! Cancel: `shutdown` ends the attempts first and then the loop. Error: a store that cannot commit (a full disk) stops
 //! nothing but the answers: what is owed is tried again until it succeeds, and requests are refused meanwhile.
 
+use super::groups::GroupTable;
 use super::{DeviceStatus, NodeStatus, Shared};
 use crate::controller::{Controller, Effects, QueueChange, QueueStatus, Saved, Submission};
 use crate::error::Error;
 use crate::protocol::{AgentEvent, Command, Hello};
 use crate::store::{StoreError, Write};
 use phalanx_core::spec::{QueueSpec, SchedulingSpec};
-use phalanx_core::{Job, JobId, JobState, NodeName, Time};
-use std::collections::BTreeMap;
+use phalanx_core::{Group, GroupName, GroupSpec, GroupState, Job, JobId, JobState, NodeName, Reason, Time};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot};
@@ -28,6 +29,8 @@ const SHUTDOWN_BOUND: Duration = Duration::from_secs(60);
 pub(super) enum Input {
     /// Somebody asks for something.
     Request(Request, oneshot::Sender<Result<Job, Error>>),
+    /// Somebody asks for something about a placement group.
+    Group(GroupAsk, oneshot::Sender<Result<Group, Error>>),
     /// Somebody looks at the nodes.
     Nodes(oneshot::Sender<Vec<NodeStatus>>),
     /// An agent's session began; later ones of the same node replace it.
@@ -54,6 +57,45 @@ pub(super) enum Request {
     Cancel(JobId),
     Pause(JobId),
     Resume(JobId),
+}
+
+/// What people ask of placement groups.
+#[derive(Debug)]
+pub(super) enum GroupAsk {
+    Validate(Box<GroupSpec>),
+    Create { spec: Box<GroupSpec>, request_id: Option<(String, [u8; 32])> },
+    Remove(GroupName),
+}
+
+/// A request and whom to answer.
+enum Asked {
+    Job(Request, oneshot::Sender<Result<Job, Error>>),
+    Group(GroupAsk, oneshot::Sender<Result<Group, Error>>),
+}
+
+/// An answer that is given once what it says is committed.
+enum Answer {
+    Job(Result<Job, Error>, oneshot::Sender<Result<Job, Error>>),
+    Group(Result<Group, Error>, oneshot::Sender<Result<Group, Error>>),
+}
+
+impl Answer {
+    /// Gives it; nobody may listen any more.
+    fn give(self) {
+        match self {
+            Answer::Job(answer, to) => drop(to.send(answer)),
+            Answer::Group(answer, to) => drop(to.send(answer)),
+        }
+    }
+
+    /// Says that nothing of it has happened.
+    fn refuse(self, error: &StoreError) {
+        let refused = || Error::Store(StoreError::clone(error));
+        match self {
+            Answer::Job(answer, to) => drop(to.send(answer.and_then(|_| Err(refused())))),
+            Answer::Group(answer, to) => drop(to.send(answer.and_then(|_| Err(refused())))),
+        }
+    }
 }
 
 /// What the loop tells a session.
@@ -109,6 +151,8 @@ impl Control {
     pub(super) fn new(controller: Controller, shared: Arc<Shared>, clock: Clock) -> Self {
         let live = controller.jobs().map(|job| (job.id, Arc::new(job.clone()))).collect();
         *shared.live.write().unwrap_or_else(PoisonError::into_inner) = live;
+        let groups = GroupTable::new(controller.groups().cloned());
+        *shared.groups.write().unwrap_or_else(PoisonError::into_inner) = groups;
         Control {
             controller,
             shared,
@@ -171,7 +215,8 @@ impl Control {
         let mut changes = Vec::new();
         for input in inputs.drain(..) {
             match input {
-                Input::Request(request, answer) => requests.push((request, answer)),
+                Input::Request(request, answer) => requests.push(Asked::Job(request, answer)),
+                Input::Group(ask, answer) => requests.push(Asked::Group(ask, answer)),
                 Input::Nodes(answer) => drop(answer.send(self.node_status())),
                 Input::Queues(answer) => drop(answer.send(self.controller.queue_status())),
                 Input::ChangeQueues(change, answer) => changes.push((change, answer)),
@@ -218,6 +263,7 @@ impl Control {
             Input::Left { .. } | Input::Happened { .. } => {}
             // Answered before news is taken in.
             Input::Request(..)
+            | Input::Group(..)
             | Input::Nodes(_)
             | Input::Queues(_)
             | Input::ChangeQueues(..)
@@ -230,7 +276,7 @@ impl Control {
     }
 
     /// Answers requests after one commit for all of them; where that fails none of them has happened.
-    async fn answer(&mut self, requests: Vec<(Request, oneshot::Sender<Result<Job, Error>>)>) {
+    async fn answer(&mut self, requests: Vec<Asked>) {
         let mut writes = Vec::new();
         let mut answers = Vec::new();
         let mut seen: BTreeMap<String, ([u8; 32], JobId)> = BTreeMap::new();
@@ -238,9 +284,13 @@ impl Control {
         if self.failing {
             self.settle().await;
         }
-        for (request, answer) in requests {
-            let answered = self.apply(request, &mut writes, &mut seen).await;
-            answers.push((answered, answer));
+        for asked in requests {
+            answers.push(match asked {
+                Asked::Job(request, to) => Answer::Job(self.apply(request, &mut writes, &mut seen).await, to),
+                Asked::Group(ask, to) => {
+                    Answer::Group(self.apply_group(ask, &mut writes, &mut seen).await, to)
+                }
+            });
         }
         let effects = self.controller.requested();
         writes.extend(all_writes(&effects));
@@ -250,15 +300,11 @@ impl Control {
             Ok(()) => {
                 self.controller.accept();
                 self.publish(effects);
-                answers.into_iter().for_each(|(answered, answer)| drop(answer.send(answered)));
+                answers.into_iter().for_each(Answer::give);
             }
             Err(error) => {
                 self.controller.roll_back();
-                let message = Arc::new(error);
-                for (answered, answer) in answers {
-                    let refused = answered.and_then(|_| Err(Error::Store(StoreError::clone(&message))));
-                    drop(answer.send(refused));
-                }
+                answers.into_iter().for_each(|answer| answer.refuse(&error));
             }
         }
     }
@@ -328,6 +374,47 @@ impl Control {
         }
     }
 
+    async fn apply_group(
+        &mut self,
+        ask: GroupAsk,
+        writes: &mut Vec<Write>,
+        seen: &mut BTreeMap<String, ([u8; 32], JobId)>,
+    ) -> Result<Group, Error> {
+        let now = self.clock.now();
+        match ask {
+            GroupAsk::Validate(spec) => match self.controller.validate_group(&spec)? {
+                Some(same) => Ok(same),
+                None => Ok(Controller::preview_group(now, *spec)),
+            },
+            GroupAsk::Create { spec, request_id: None } => Ok(self.controller.create_group(now, *spec)?),
+            GroupAsk::Create { spec, request_id: Some((request_id, fingerprint)) } => {
+                let earlier = match seen.get(&request_id) {
+                    Some(&earlier) => Some(earlier),
+                    None => self.shared.state.request(&request_id).await?,
+                };
+                match earlier {
+                    Some((same, id)) if same == fingerprint => {
+                        let group = self.controller.groups().find(|group| group.id == id).cloned();
+                        Ok(group.unwrap_or_else(|| removed(now, id, *spec)))
+                    }
+                    Some(_) => Err(Error::Conflict { request_id }),
+                    None => {
+                        let group = self.controller.create_group(now, *spec)?;
+                        seen.insert(request_id.clone(), (fingerprint, group.id));
+                        writes.push(Write::Request { request_id, fingerprint, job: group.id });
+                        Ok(group)
+                    }
+                }
+            }
+            GroupAsk::Remove(name) => {
+                let found = self.controller.remove_group(now, &name)?;
+                let gang = Default::default;
+                let absent = || GroupSpec { name, queue: String::new(), priority: 0, gang: gang() };
+                Ok(found.unwrap_or_else(|| removed(now, JobId(0), absent())))
+            }
+        }
+    }
+
     /// The controller only knows jobs that are not over; for the others the store says what they became. Cancelling
     /// a cancelled job again is no error.
     async fn refuse_over(&self, id: JobId, error: Error, asked: &'static str) -> Result<Job, Error> {
@@ -390,6 +477,7 @@ impl Control {
                 }
             }
         }
+        self.publish_groups(effects.groups);
         for saved in &effects.jobs {
             record_start(saved);
             self.shared.notifier.notify(saved.job.id);
@@ -397,6 +485,23 @@ impl Control {
         for (node, command) in effects.sends {
             self.tell(&node, Outgoing::Command(command));
         }
+    }
+
+    fn publish_groups(&self, groups: Vec<Group>) {
+        if groups.is_empty() {
+            return;
+        }
+        let ids: BTreeSet<JobId> = groups.iter().map(|group| group.id).collect();
+        let mut reasons = self.shared.reasons.write().unwrap_or_else(PoisonError::into_inner);
+        let waits = |group: &&Group| matches!(group.state, GroupState::Pending | GroupState::Repairing);
+        for group in groups.iter().filter(|group| !waits(group)) {
+            reasons.remove(&group.id);
+        }
+        drop(reasons);
+        let mut table = self.shared.groups.write().unwrap_or_else(PoisonError::into_inner);
+        groups.into_iter().for_each(|group| table.put(group));
+        drop(table);
+        ids.into_iter().for_each(|id| self.shared.notifier.notify(id));
     }
 
     fn acknowledge(&mut self) {
@@ -455,6 +560,24 @@ fn record_start(Saved { job, entered }: &Saved) {
     }
 }
 
+/// What a request for a group that is no more is told.
+fn removed(now: Time, id: JobId, spec: GroupSpec) -> Group {
+    let reason = Reason::new("removed", "nothing of it is left");
+    Group { id, state: GroupState::Removed, reason, ..Controller::preview_group(now, spec) }
+}
+
+/// Each group as it was last.
+fn group_writes(effects: &Effects) -> Option<Write> {
+    let last: BTreeMap<JobId, &Group> = effects.groups.iter().map(|group| (group.id, group)).collect();
+    (!last.is_empty()).then(|| Write::Groups(last.into_values().cloned().collect()))
+}
+
+/// A removed group is forgotten, and its number must not come back.
+fn next_id(effects: &Effects) -> Option<Write> {
+    let made = effects.groups.iter().filter(|group| group.rounds == 0).map(|group| group.id.0);
+    made.max().map(|last| Write::NextId(JobId(last + 1)))
+}
+
 fn all_writes(effects: &Effects) -> impl Iterator<Item = Write> {
     let jobs = effects.jobs.iter();
     let jobs = jobs.map(|saved| Write::SaveJob { job: Box::new(saved.job.clone()), visible: saved.entered });
@@ -462,5 +585,6 @@ fn all_writes(effects: &Effects) -> impl Iterator<Item = Write> {
     let queues = effects.queues.iter().map(|write| Write::Queue(write.clone()));
     let shares = effects.shares.iter();
     let shares = shares.map(|(queue, share)| Write::Share { queue: queue.clone(), share: share.clone() });
-    jobs.chain(nodes).chain(queues).chain(shares)
+    let groups = group_writes(effects).into_iter().chain(next_id(effects));
+    jobs.chain(nodes).chain(queues).chain(shares).chain(groups)
 }

@@ -5,6 +5,7 @@
 
 mod control;
 mod follow;
+mod groups;
 mod local_agent;
 mod notify;
 mod session;
@@ -12,6 +13,7 @@ mod site;
 
 pub use control::Clock;
 pub use follow::{ChangeBatch, LogBatch, PointBatch, Query};
+pub use groups::{GROUP_WAIT, GroupRequest};
 pub use local_agent::LocalAgent;
 pub use site::{Setting, Site};
 
@@ -19,6 +21,7 @@ use crate::controller::{self, Controller, QueueChange, QueueStatus, Queues, Subm
 use crate::error::Error;
 use crate::store::{Access, DataLock, Endpoint, RecordLimits, Records, State};
 use control::{Control, Input, Request};
+use groups::GroupTable;
 use notify::Notifier;
 use phalanx_api::v1 as pb;
 use phalanx_core::limits::REQUEST_ID_BYTES;
@@ -122,6 +125,8 @@ struct Shared {
     notifier: Notifier,
     /// Jobs that are not terminal, as they were last committed.
     live: RwLock<BTreeMap<JobId, Arc<Job>>>,
+    /// Placement groups, as they were last committed.
+    groups: RwLock<GroupTable>,
     /// Why the waiting ones wait, as of the last decision.
     reasons: RwLock<BTreeMap<JobId, Reason>>,
     /// What the site sets.
@@ -194,6 +199,7 @@ impl Shared {
             records,
             notifier: Notifier::default(),
             live: RwLock::default(),
+            groups: RwLock::default(),
             reasons: RwLock::default(),
             site: RwLock::default(),
         }
@@ -235,7 +241,8 @@ impl Handle {
     pub async fn read_only(data_dir: &Path) -> Result<Handle, Error> {
         let state = State::open(data_dir, Access::ReadOnly).await?;
         let records = Records::open(data_dir, Access::ReadOnly, RecordLimits::default()).await?;
-        let shared = Arc::new(Shared::new(data_dir.to_owned(), state, records));
+        let groups = RwLock::new(GroupTable::new(state.groups().await?));
+        let shared = Arc::new(Shared { groups, ..Shared::new(data_dir.to_owned(), state, records) });
         Ok(Handle { shared, inbox: None, node_timeout: DEFAULT_NODE_TIMEOUT })
     }
 

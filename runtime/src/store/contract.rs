@@ -1,11 +1,11 @@
 //! What every backend of the store must do. A backend inherits the suite by one line: `suite!(Backend::make())`.
 
 use super::{NewLine, NewPoint, RecordBatch, RecordLimits, Records, State, Write};
-use crate::controller::{NodeRecord, QueueWrite};
+use crate::controller::{Controller, NodeRecord, QueueWrite};
 use crate::protocol::LogChunk;
 use phalanx_core::id::AttemptId;
 use phalanx_core::spec::QueueSpec;
-use phalanx_core::{Job, JobId, JobSpec, JobState, Reason, Time};
+use phalanx_core::{Group, GroupSpec, GroupState, Job, JobId, JobSpec, JobState, Reason, Time};
 use phalanx_scheduler::Share;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -36,6 +36,7 @@ macro_rules! suite {
             nodes_come_and_go
             ids_go_on_after_the_last
             queues_and_what_they_have_had_come_back
+            groups_come_back_until_they_are_removed
             those_who_passed_a_waiting_job_are_known
             lines_are_numbered_and_come_back_whole
             a_redelivered_batch_counts_once
@@ -76,6 +77,7 @@ pub(super) fn job(id: u64, state: JobState) -> Job {
         failures: 0,
         attempts: Vec::new(),
         checkpoints: Vec::new(),
+        group: None,
         run: None,
     }
 }
@@ -245,6 +247,32 @@ pub(super) async fn queues_and_what_they_have_had_come_back(backend: &impl Backe
     assert_eq!(weights, [("a", 0.1)]);
     // To the bit, or a decision after a restart could differ.
     assert_eq!(loaded.shares, [("a".to_owned(), share(0.1 + 0.2)), ("b".to_owned(), share(1.0))]);
+}
+
+pub(super) async fn groups_come_back_until_they_are_removed(backend: &impl Backend) {
+    let state = backend.state().await;
+    let group = |id: u64, name: &str, state: GroupState| {
+        let spec = GroupSpec::parse(&format!("version = 1\nname = \"{name}\"\n")).unwrap();
+        Group { id: JobId(id), state, ..Controller::preview_group(Time::from_micros(id), spec) }
+    };
+    let (first, second) = (group(3, "ä", GroupState::Pending), group(7, "b", GroupState::Pending));
+    state
+        .commit(&[Write::Groups(vec![second.clone(), first.clone()]), Write::NextId(JobId(8))])
+        .await
+        .unwrap();
+    assert_eq!(state.groups().await.unwrap(), [first.clone(), second.clone()]);
+    let ready = Group { state: GroupState::Ready, ..second.clone() };
+    state.commit(&[Write::Groups(vec![ready.clone()])]).await.unwrap();
+    let removed = Group { state: GroupState::Removed, ..first };
+    state.commit(&[Write::Groups(vec![removed.clone(), ready.clone()])]).await.unwrap();
+    state.commit(&[Write::Groups(vec![removed])]).await.unwrap();
+    state.close().await;
+    let loaded = backend.state().await.load().await.unwrap();
+    assert_eq!((loaded.groups, loaded.next_job), (vec![ready.clone()], 8));
+    let gone = Group { state: GroupState::Removed, ..ready };
+    backend.state().await.commit(&[Write::Groups(vec![gone])]).await.unwrap();
+    let loaded = backend.state().await.load().await.unwrap();
+    assert_eq!((loaded.groups.len(), loaded.next_job), (0, 8), "a number does not come back");
 }
 
 pub(super) async fn those_who_passed_a_waiting_job_are_known(backend: &impl Backend) {

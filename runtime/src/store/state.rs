@@ -4,7 +4,7 @@ use super::database::{Access, Database, Schema};
 use super::error::StoreError;
 use crate::controller::{NodeRecord, QueueWrite};
 use phalanx_core::spec::QueueSpec;
-use phalanx_core::{Job, JobId, NodeName};
+use phalanx_core::{Group, GroupState, Job, JobId, NodeName};
 use phalanx_scheduler::Share;
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow, SqliteSynchronous};
@@ -19,7 +19,11 @@ const PASSED: u32 = 10_000;
 
 static SCHEMA: Schema = Schema {
     file: "state.db",
-    migrations: &[include_str!("schema/state_1.sql"), include_str!("schema/state_2.sql")],
+    migrations: &[
+        include_str!("schema/state_1.sql"),
+        include_str!("schema/state_2.sql"),
+        include_str!("schema/state_3.sql"),
+    ],
     synchronous: SqliteSynchronous::Full,
     page_bytes: 4096,
 };
@@ -48,6 +52,10 @@ pub enum Write {
         /// The node.
         record: NodeRecord,
     },
+    /// Placement groups as they are now; those that are removed are forgotten.
+    Groups(Vec<Group>),
+    /// The number of the next job or group, where that of the last one may be forgotten.
+    NextId(JobId),
     /// A node that will not come back.
     RemoveNode(NodeName),
     /// A queue that was changed over the API.
@@ -76,6 +84,8 @@ pub struct Loaded {
     pub shares: Vec<(String, Share)>,
     /// Jobs that are over and had started although one submitted before them still waits.
     pub passed: Vec<JobId>,
+    /// Placement groups in the order of their numbers.
+    pub groups: Vec<Group>,
 }
 
 /// The database `state.db`. Clones share it.
@@ -127,14 +137,23 @@ impl State {
             sqlx::query(sql).fetch_all(self.0.readers()).await.map_err(|error| self.0.error(&error))?;
         let shares =
             rows.iter().map(|row| Ok((row.get(1), self.parse(row)?))).collect::<Result<_, StoreError>>()?;
+        let sql = "SELECT next FROM counter";
+        let next: Option<i64> =
+            sqlx::query_scalar(sql).fetch_optional(self.0.readers()).await.map_err(|e| self.0.error(&e))?;
         Ok(Loaded {
             passed: self.passed(&live_jobs).await?,
             live_jobs,
-            next_job: last as u64 + 1,
+            next_job: (last as u64 + 1).max(next.unwrap_or(0) as u64),
             nodes,
             queues: queues.into_iter().map(|queue| (queue.name.clone(), queue)).collect(),
             shares,
+            groups: self.groups().await?,
         })
+    }
+
+    /// Every placement group, in the order of their numbers.
+    pub async fn groups(&self) -> Result<Vec<Group>, StoreError> {
+        self.all("SELECT json FROM placement_group ORDER BY id").await
     }
 
     async fn all<T: serde::de::DeserializeOwned>(&self, sql: &'static str) -> Result<Vec<T>, StoreError> {
@@ -234,6 +253,11 @@ async fn apply(
             let query = sqlx::query("INSERT OR REPLACE INTO node (name, json) VALUES (?, ?)");
             query.bind(record.name.as_str()).bind(json(record)?).execute(connection).await?;
         }
+        Write::Groups(groups) => save_groups(connection, groups).await?,
+        Write::NextId(next) => {
+            let query = sqlx::query("INSERT OR REPLACE INTO counter (id, next) VALUES (0, ?)");
+            query.bind(key(next.0)).execute(connection).await?;
+        }
         Write::RemoveNode(name) => {
             sqlx::query("DELETE FROM node WHERE name = ?").bind(name.as_str()).execute(connection).await?;
         }
@@ -279,6 +303,27 @@ async fn save_job(
         query.bind(key(job.id.0)).bind(last_dropped).execute(connection).await?;
     }
     Ok(Some((job.id, seq as u64)))
+}
+
+/// Two statements however many groups there are: each costs more than what it writes.
+async fn save_groups(connection: &mut SqliteConnection, groups: &[Group]) -> Result<(), sqlx::Error> {
+    let (removed, kept): (Vec<&Group>, Vec<&Group>) =
+        groups.iter().partition(|group| group.state == GroupState::Removed);
+    if !kept.is_empty() {
+        let sql = "INSERT OR REPLACE INTO placement_group (id, json)
+            SELECT value ->> '$.id', CAST(value AS BLOB) FROM json_each(?)";
+        sqlx::query(sql).bind(text(&kept)?).execute(&mut *connection).await?;
+    }
+    if !removed.is_empty() {
+        let ids: Vec<u64> = removed.iter().map(|group| group.id.0).collect();
+        let sql = "DELETE FROM placement_group WHERE id IN (SELECT value FROM json_each(?))";
+        sqlx::query(sql).bind(text(&ids)?).execute(connection).await?;
+    }
+    Ok(())
+}
+
+fn text(value: &impl serde::Serialize) -> Result<String, sqlx::Error> {
+    serde_json::to_string(value).map_err(|error| sqlx::Error::Encode(Box::new(error)))
 }
 
 fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, sqlx::Error> {

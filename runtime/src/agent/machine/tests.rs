@@ -200,3 +200,30 @@ proptest! {
         prop_assert!(machine.attempts().is_empty());
     }
 }
+
+#[test]
+fn a_place_stands_in_two_phases_and_is_given_back_in_either() {
+    let reserve = |at| Input::Command(Command::Reserve { attempt: at, wants_master_port: false });
+    let keep = |at| Input::Command(Command::Keep { attempt: at });
+    let reserved = |at| Output::Say(at, Happening::Reserved { master_port: 0 });
+    let mut machine = AgentMachine::new();
+    for at in [attempt(1), attempt(2), attempt(3)] {
+        assert_eq!(machine.step(reserve(at)), [reserved(at)]);
+    }
+    // The second phase, twice; a late repetition of the first changes nothing.
+    for input in [keep(attempt(1)), keep(attempt(1)), reserve(attempt(1))] {
+        assert_eq!(machine.step(input), []);
+    }
+    assert_eq!(machine.step(stop(attempt(1), false, 0)), [Output::Release(attempt(1)), gone(attempt(1))]);
+    assert_eq!(machine.step(stop(attempt(2), false, 0)), [Output::Release(attempt(2)), gone(attempt(2))]);
+    // What is over stays over, and what was never here is refused.
+    assert_eq!(machine.step(keep(attempt(1))), []);
+    machine.step(Input::GoneAcked(attempt(1)));
+    assert_eq!(machine.step(keep(attempt(1))), []);
+    assert!(matches!(&machine.step(keep(attempt(9)))[..], [Output::Say(_, Happening::Refused { .. })]));
+    // An agent on its own gives back what stands too.
+    machine.step(keep(attempt(3)));
+    assert!(machine.is_busy());
+    assert_eq!(machine.step(Input::EndAll), [Output::Release(attempt(3)), gone(attempt(3))]);
+    assert!(!machine.is_busy());
+}

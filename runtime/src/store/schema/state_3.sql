@@ -1,0 +1,8 @@
+CREATE TABLE placement_group (
+    id INTEGER PRIMARY KEY,
+    json BLOB NOT NULL
+) STRICT;
+CREATE TABLE counter (
+    id INTEGER PRIMARY KEY CHECK (id = 0),
+    next INTEGER NOT NULL
+) STRICT;
