@@ -51,6 +51,10 @@ pub(crate) struct Decision<'a> {
     undo: Vec<Undo>,
     /// What is kept for gangs that others end for.
     pub(crate) promised: Vec<Shadow>,
+    /// What starts in this plan.
+    placed: BTreeSet<JobId>,
+    /// Classes of which a gang waits for a reservation that shorter ones may pass.
+    passed_over: BTreeSet<ClassId>,
     head: Option<Head>,
     /// First of every class that is to be tried, by queue.
     open: BTreeMap<String, BTreeSet<(Key, ClassId)>>,
@@ -65,9 +69,20 @@ impl<'a> Decision<'a> {
     pub(crate) fn new(now: Time, cluster: &'a mut Cluster, queue: &'a mut Queue) -> Self {
         let policy = queue.policy();
         cluster.settle(now, policy.share_half_life);
-        let (plan, promised, head) = (Plan::default(), Vec::new(), None);
-        let (undo, open, blocked) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
-        Decision { now, cluster, queue, policy, plan, undo, promised, head, open, blocked }
+        Decision {
+            now,
+            cluster,
+            queue,
+            policy,
+            plan: Plan::default(),
+            undo: Vec::new(),
+            promised: Vec::new(),
+            placed: BTreeSet::new(),
+            passed_over: BTreeSet::new(),
+            head: None,
+            open: BTreeMap::new(),
+            blocked: BTreeSet::new(),
+        }
     }
 
     pub(crate) fn run(mut self) -> Plan {
@@ -184,7 +199,7 @@ impl<'a> Decision<'a> {
     }
 
     fn is_placed(&self, job: JobId) -> bool {
-        self.plan.placements.iter().any(|(placed, _)| *placed == job)
+        self.placed.contains(&job)
     }
 
     fn key_of(&self, rank: Rank) -> Key {
@@ -286,7 +301,8 @@ impl<'a> Decision<'a> {
         let config = self.queue.config_ref(&pending.queue);
         let sensitive = config.is_some_and(|config| config.is_shared());
         if let Some(kept_for) = kept_for.filter(|_| Search::new(self.cluster, &pending.gang).fits()) {
-            return self.block(id, blocked(ReasonCode::HeldForReservation, Some(kept_for), sensitive));
+            self.block(id, blocked(ReasonCode::HeldForReservation, Some(kept_for), sensitive));
+            return self.try_shorter(id, key);
         }
         let code = if self.lost_to_others(&pending.gang) {
             ReasonCode::WaitingPriority
@@ -340,6 +356,17 @@ impl<'a> Decision<'a> {
         }
     }
 
+    /// Goes on to the class's next gang that will have ended when the reservation begins.
+    fn try_shorter(&mut self, id: ClassId, after: Key) {
+        let at = self.head.as_ref().and_then(|head| head.shadow.as_ref()?.at);
+        let Some((at, class)) = at.zip(self.queue.class(id)) else { return };
+        if let Some(next) = class.first_short(after, at.since(self.now)) {
+            let queue = class.queue.clone();
+            self.open.entry(queue).or_default().insert((next, id));
+            self.passed_over.insert(id);
+        }
+    }
+
     fn place(&mut self, pending: &Pending, bundles: Vec<Bundle>) {
         let attempt = AttemptId { job: pending.job, number: TENTATIVE };
         match self.cluster.hold(attempt, Holder::new(pending, self.now), &bundles) {
@@ -349,7 +376,9 @@ impl<'a> Decision<'a> {
         if let Some(head) = self.head.as_mut().filter(|head| head.sequence < pending.sequence) {
             head.passed += 1;
         }
-        if let Some(class) = self.queue.class_of(pending.job).and_then(|id| self.queue.class_mut(id)) {
+        self.placed.insert(pending.job);
+        let class = self.queue.class_of(pending.job).filter(|id| !self.passed_over.contains(id));
+        if let Some(class) = class.and_then(|id| self.queue.class_mut(id)) {
             class.blocked = None;
         }
         self.plan.placements.push((pending.job, bundles));

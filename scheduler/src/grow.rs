@@ -92,7 +92,7 @@ impl Keeper for LeaveToWaiting<'_> {
         if let Some(kept) = self.own.get(&slot) {
             return Some(kept.clone());
         }
-        let wanted = self.waiting.iter().any(|gang| could_use(gang, node).is_some());
+        let wanted = self.waiting.iter().any(|gang| could_use(gang, node));
         wanted.then(|| node.keep_all())
     }
 }

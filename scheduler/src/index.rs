@@ -80,21 +80,27 @@ impl Index {
         each: &Resources,
         bare_only: bool,
     ) -> Box<dyn Iterator<Item = (u64, Slot)> + '_> {
-        let cpus = each.cpus.milli();
-        let bound = move |free: u64| free.checked_div(cpus).unwrap_or(u64::MAX);
-        let bare = self.bare.iter().rev().map(move |&(free, slot)| (bound(free), slot));
         let whole = self.whole.iter().enumerate().rev();
         match each.gpus {
-            GpuRequest::None if bare_only => Box::new(bare),
+            GpuRequest::None => {
+                let cpus = each.cpus.milli();
+                let bound = move |free: u64| free.checked_div(cpus).unwrap_or(u64::MAX);
+                let with_devices = if bare_only { &[][..] } else { &self.whole };
+                let sets = std::iter::once(&self.bare).chain(with_devices);
+                Box::new(most_cpus(sets).map(move |(free, slot)| (bound(free), slot)))
+            }
             GpuRequest::Whole(devices) => {
                 let per_rank = u64::from(devices);
                 Box::new(whole.flat_map(move |(count, set)| {
                     set.iter().rev().map(move |&(_, slot)| (count as u64 / per_rank, slot))
                 }))
             }
-            _ => {
-                let every = whole.flat_map(|(_, set)| set.iter().map(|&(_, slot)| (u64::MAX, slot)));
-                Box::new(bare.map(|(_, slot)| (u64::MAX, slot)).chain(every))
+            GpuRequest::Share(shares) => {
+                let partial = self.partial.range((shares, 0, 0)..).map(|&(_, slot, _)| slot);
+                let partial: BTreeSet<Slot> = partial.collect();
+                let whole = self.whole.iter().skip(1).flatten().map(|&(_, slot)| slot);
+                let whole: Vec<Slot> = whole.filter(|slot| !partial.contains(slot)).collect();
+                Box::new(partial.into_iter().chain(whole).map(|slot| (u64::MAX, slot)))
             }
         }
     }
@@ -112,6 +118,17 @@ impl Index {
     pub(crate) fn all(&self) -> impl Iterator<Item = Slot> + '_ {
         self.bare.iter().chain(self.whole.iter().flatten()).map(|&(_, slot)| slot)
     }
+}
+
+/// All entries of several sets, those with the most CPUs first.
+fn most_cpus<'a>(
+    sets: impl Iterator<Item = &'a BTreeSet<(u64, Slot)>>,
+) -> impl Iterator<Item = (u64, Slot)> + 'a {
+    let mut sets: Vec<_> = sets.map(|set| set.iter().rev().copied().peekable()).collect();
+    std::iter::from_fn(move || {
+        let (_, at) = sets.iter_mut().enumerate().filter_map(|(at, set)| Some((*set.peek()?, at))).max()?;
+        sets[at].next()
+    })
 }
 
 fn from_cpus(set: &BTreeSet<(u64, Slot)>, cpus: u64) -> impl Iterator<Item = Slot> + '_ {

@@ -16,6 +16,7 @@ mod grow;
 mod index;
 mod lanes;
 mod node;
+mod outlook;
 mod place;
 mod plan;
 mod preempt;

@@ -39,14 +39,14 @@ pub(crate) struct Node {
     pub(crate) held: BTreeMap<AttemptId, Vec<Bundle>>,
 }
 
-/// Resources of a node that a gang may not touch because another one is to have them.
+/// Resources of a node that a gang may not touch because another one is to have them, or that will be given back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Kept {
     pub(crate) cpus: u64,
     pub(crate) memory: u64,
     pub(crate) custom: BTreeMap<String, u64>,
-    /// Shares by position in the node's list of devices.
-    pub(crate) devices: BTreeMap<usize, u16>,
+    /// Shares by position in the node's list of devices; none beyond its end.
+    devices: Vec<u16>,
 }
 
 impl Kept {
@@ -58,20 +58,34 @@ impl Kept {
             let slot = self.custom.entry(name).or_insert(0);
             *slot = slot.saturating_add(milli);
         }
-        for (position, shares) in other.devices {
-            let slot = self.devices.entry(position).or_insert(0);
+        for (position, shares) in other.devices.into_iter().enumerate() {
+            let slot = self.device_mut(position);
             *slot = slot.saturating_add(shares);
         }
     }
+
+    fn device(&self, position: usize) -> u16 {
+        self.devices.get(position).copied().unwrap_or(0)
+    }
+
+    fn device_mut(&mut self, position: usize) -> &mut u16 {
+        if self.devices.len() <= position {
+            self.devices.resize(position + 1, 0);
+        }
+        &mut self.devices[position]
+    }
 }
+
+/// Nothing is kept, or given back.
+pub(crate) static NOTHING: Kept = Kept { cpus: 0, memory: 0, custom: BTreeMap::new(), devices: Vec::new() };
 
 /// Which part of a node is looked at.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ground<'a> {
     /// What is free now.
     Free,
-    /// What is free now but for what is kept.
-    Spare(&'a Kept),
+    /// What is free now and what will be given back, but for what is kept.
+    With { given: &'a Kept, kept: &'a Kept },
     /// All of it, as if nobody held anything, and quarantined devices too.
     Empty,
 }
@@ -139,7 +153,7 @@ impl Node {
     pub(crate) fn cpus_in(&self, ground: Ground<'_>) -> u64 {
         match ground {
             Ground::Free => self.cpus_free,
-            Ground::Spare(kept) => self.cpus_free.saturating_sub(kept.cpus),
+            Ground::With { given, kept } => (self.cpus_free + given.cpus).saturating_sub(kept.cpus),
             Ground::Empty => self.capacity.cpus.milli(),
         }
     }
@@ -147,7 +161,7 @@ impl Node {
     pub(crate) fn memory_in(&self, ground: Ground<'_>) -> u64 {
         match ground {
             Ground::Free => self.memory_free,
-            Ground::Spare(kept) => self.memory_free.saturating_sub(kept.memory),
+            Ground::With { given, kept } => (self.memory_free + given.memory).saturating_sub(kept.memory),
             Ground::Empty => self.capacity.memory_bytes,
         }
     }
@@ -156,7 +170,9 @@ impl Node {
         let get = |map: &BTreeMap<String, u64>| map.get(name).copied().unwrap_or(0);
         match ground {
             Ground::Free => get(&self.custom_free),
-            Ground::Spare(kept) => get(&self.custom_free).saturating_sub(get(&kept.custom)),
+            Ground::With { given, kept } => {
+                (get(&self.custom_free) + get(&given.custom)).saturating_sub(get(&kept.custom))
+            }
             Ground::Empty => get(&self.capacity.custom),
         }
     }
@@ -166,10 +182,10 @@ impl Node {
         match ground {
             Ground::Empty => device.total,
             _ if device.quarantined => 0,
-            Ground::Spare(kept) => {
-                device.free.saturating_sub(kept.devices.get(&position).copied().unwrap_or(0))
+            Ground::With { given, kept } => {
+                (device.free + given.device(position)).saturating_sub(kept.device(position))
             }
-            _ => device.free,
+            Ground::Free => device.free,
         }
     }
 
@@ -224,7 +240,7 @@ impl Node {
             cpus: self.cpus_free,
             memory: self.memory_free,
             custom: self.custom_free.clone(),
-            devices: self.devices.iter().map(|device| device.free).enumerate().collect(),
+            devices: self.devices.iter().map(|device| device.free).collect(),
         }
     }
 
@@ -235,43 +251,44 @@ impl Node {
         devices
             .sort_by_key(|&at| (self.devices[at].quarantined, std::cmp::Reverse(self.devices[at].free), at));
         devices.truncate(u64::from(each.gpus.devices()).saturating_mul(ranks).min(devices.len() as u64) as usize);
-        Kept {
+        let mut kept = Kept {
             cpus: each.cpus.milli().saturating_mul(ranks),
             memory: each.memory_bytes.saturating_mul(ranks),
             custom: custom.collect(),
-            devices: devices.into_iter().map(|at| (at, WHOLE_SHARE)).collect(),
-        }
+            devices: Vec::new(),
+        };
+        devices.into_iter().for_each(|at| *kept.device_mut(at) = WHOLE_SHARE);
+        kept
     }
 
-    /// What passers must leave of what is free now, so that a waiting gang can have these bundles here once `lifted` is
+    /// What passers must leave of what is free now, so that a waiting gang can have these bundles here once `given` is
     /// given back.
-    pub(crate) fn keep_bundles(&self, wanted: &[&Bundle], lifted: &[Bundle]) -> Kept {
+    pub(crate) fn keep_bundles(&self, wanted: &[&Bundle], given: &Kept) -> Kept {
         let mut kept = Kept::default();
-        for bundle in wanted {
-            kept.cpus += bundle.takes.cpus.milli();
-            kept.memory += bundle.takes.memory_bytes;
-            for (name, milli) in &bundle.takes.custom {
-                *kept.custom.entry(name.clone()).or_insert(0) += milli;
-            }
-            for share in &bundle.gpus {
-                let position = self.devices.iter().position(|device| device.index == share.index);
-                kept.devices.extend(position.map(|at| (at, share.shares)));
-            }
+        wanted.iter().for_each(|bundle| self.add_to(&mut kept, bundle));
+        kept.cpus = kept.cpus.saturating_sub(given.cpus);
+        kept.memory = kept.memory.saturating_sub(given.memory);
+        for (name, milli) in &given.custom {
+            kept.custom.entry(name.clone()).and_modify(|kept| *kept = kept.saturating_sub(*milli));
         }
-        for bundle in lifted {
-            kept.cpus = kept.cpus.saturating_sub(bundle.takes.cpus.milli());
-            kept.memory = kept.memory.saturating_sub(bundle.takes.memory_bytes);
-            for (name, milli) in &bundle.takes.custom {
-                kept.custom.entry(name.clone()).and_modify(|kept| *kept = kept.saturating_sub(*milli));
-            }
-            for share in &bundle.gpus {
-                let position = self.devices.iter().position(|device| device.index == share.index);
-                if let Some(kept) = position.and_then(|at| kept.devices.get_mut(&at)) {
-                    *kept = kept.saturating_sub(share.shares);
-                }
-            }
+        for (kept, given) in kept.devices.iter_mut().zip(&given.devices) {
+            *kept = kept.saturating_sub(*given);
         }
         kept
+    }
+
+    /// Adds what a bundle takes of this node.
+    pub(crate) fn add_to(&self, sum: &mut Kept, bundle: &Bundle) {
+        sum.cpus += bundle.takes.cpus.milli();
+        sum.memory += bundle.takes.memory_bytes;
+        for (name, milli) in &bundle.takes.custom {
+            *sum.custom.entry(name.clone()).or_insert(0) += milli;
+        }
+        for share in &bundle.gpus {
+            if let Some(at) = self.devices.iter().position(|device| device.index == share.index) {
+                *sum.device_mut(at) += share.shares;
+            }
+        }
     }
 
     /// Whether a bundle's resources are free here.

@@ -4,7 +4,7 @@ use crate::assign;
 use crate::bundle::Bundle;
 use crate::cluster::Cluster;
 use crate::index::Slot;
-use crate::node::{Ground, Kept, Node};
+use crate::node::{Ground, Kept, NOTHING, Node};
 use phalanx_core::spec::{GangSpec, Placement};
 use phalanx_core::{GpuRequest, Rank};
 use std::cmp::Reverse;
@@ -72,7 +72,7 @@ impl<'a> Search<'a> {
         let on_node = |(slot, ranks): (Slot, Vec<Rank>)| {
             let node = self.cluster.node(slot)?;
             let kept = self.keeper.and_then(|keeper| keeper.kept(slot, node));
-            let ground = kept.as_ref().map_or(Ground::Free, Ground::Spare);
+            let ground = kept.as_ref().map_or(Ground::Free, |kept| Ground::With { given: &NOTHING, kept });
             Some(node.bundles(&ranks, &self.gang.each, ground))
         };
         let mut bundles: Vec<Bundle> = layout.into_iter().filter_map(on_node).flatten().collect();
@@ -100,13 +100,15 @@ impl<'a> Search<'a> {
 
     /// How many ranks have room on a node whose labels match.
     pub(crate) fn room(&self, slot: Slot) -> u32 {
-        let Some(node) = self.cluster.node(slot).filter(|node| node.schedulable && node.matches(self.gang))
-        else {
+        let Some(node) = self.cluster.node(slot).filter(|node| node.schedulable) else { return 0 };
+        // The cheapest question first: most nodes of a busy cluster are full.
+        let free = node.room(&self.gang.each, Ground::Free);
+        if free == 0 || !node.matches(self.gang) {
             return 0;
-        };
+        }
         match self.keeper.and_then(|keeper| keeper.kept(slot, node)) {
-            Some(kept) => node.room(&self.gang.each, Ground::Spare(&kept)),
-            None => node.room(&self.gang.each, Ground::Free),
+            Some(kept) => node.room(&self.gang.each, Ground::With { given: &NOTHING, kept: &kept }),
+            None => free,
         }
     }
 
@@ -133,6 +135,9 @@ impl<'a> Search<'a> {
         if let Some(slot) = tightest(workers, &BTreeSet::new()) {
             return Some(vec![(slot, workers)]);
         }
+        if workers == 1 {
+            return None;
+        }
         fill(self.roomiest(workers, bare_only), workers, tightest)
     }
 
@@ -151,6 +156,9 @@ impl<'a> Search<'a> {
             }
             if total >= u64::from(workers) {
                 return sure;
+            }
+            if bound == 0 {
+                break;
             }
             let room = self.room(slot);
             if room > 0 {

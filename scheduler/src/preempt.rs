@@ -4,9 +4,10 @@ use crate::amounts::Amounts;
 use crate::cluster::{Cluster, Holding, Lifted};
 use crate::decide::Decision;
 use crate::lanes::{Discipline, QueueConfig};
+use crate::outlook::Outlook;
 use crate::place::{Keeper, Search};
 use crate::queue::{Pending, Queue};
-use crate::reserve::shadow;
+use crate::reserve::{could_use, shadow};
 use phalanx_core::{AttemptId, Time};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,13 +21,15 @@ const COMBINATIONS: usize = 4000;
 /// Nodes on which shrinking is tried one by one.
 const SHRINK_NODES: usize = 64;
 
+/// What ending an attempt loses, the least first; of equals the one that started last.
+type Weighed = (f64, Reverse<Time>, Reverse<AttemptId>);
+
 /// A gang that may end for another.
 struct Candidate {
     attempt: AttemptId,
     queue: String,
     /// GPU-seconds (CPU-seconds) of work that would be lost, in thousandths.
     lost: f64,
-    started: Time,
 }
 
 /// Finds who gives way so that a gang fits, and notes it in the plan; whether it found any.
@@ -54,8 +57,7 @@ pub(crate) fn make_room(decision: &mut Decision<'_>, pending: &Pending) -> bool 
     let (shrunk, ended) = (std::mem::take(&mut room.shrunk), std::mem::take(&mut room.ended));
     let lifted: Vec<&Lifted> = shrunk.iter().chain(&ended).collect();
     let keeper = (!owned.keep_nothing()).then_some(&owned as &dyn Keeper);
-    let kept =
-        found.then(|| shadow(decision.cluster, pending.job, &pending.gang, None, &lifted, keeper)).flatten();
+    let kept = found.then(|| shadow(decision.cluster, pending.job, &pending.gang, &lifted, keeper)).flatten();
     let gone: BTreeSet<AttemptId> = ended.iter().map(|lifted| lifted.attempt).collect();
     let smaller: Vec<(AttemptId, Vec<_>)> = shrunk
         .iter()
@@ -137,29 +139,18 @@ fn candidates(decision: &Decision<'_>, pending: &Pending) -> Vec<Candidate> {
     let running = decision.cluster.preemptible();
     let weighed = running
         .filter(|(attempt, holding)| is_real(*attempt) && may(holding) && !decision.gives_way(*attempt));
-    let mut candidates: Vec<Candidate> = weighed
-        .map(|(attempt, holding)| Candidate {
-            attempt,
-            queue: holding.holder.queue.clone(),
-            lost: holding.holder.unsaved_seconds(decision.now) * size(holding),
-            started: holding.holder.started,
-        })
+    let lost = |holding: &Holding| holding.holder.unsaved_seconds(decision.now) * size(holding);
+    let mut weighed: Vec<Weighed> = weighed
+        .map(|(attempt, holding)| (lost(holding), Reverse(holding.holder.started), Reverse(attempt)))
         .collect();
-    candidates.sort_by(|a, b| {
-        a.lost.total_cmp(&b.lost).then(b.started.cmp(&a.started)).then(b.attempt.cmp(&a.attempt))
-    });
+    weighed.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then_with(|| (a.1, a.2).cmp(&(b.1, b.2))));
     // What ends must be able to help: it holds something where the gang could run.
-    candidates.retain(|candidate| {
-        let slots = decision.cluster.holding(candidate.attempt).map(|holding| &holding.slots);
-        slots.into_iter().flatten().any(|&slot| {
-            decision
-                .cluster
-                .node(slot)
-                .is_some_and(|node| crate::reserve::could_use(&pending.gang, node).is_some())
-        })
-    });
-    candidates.truncate(CANDIDATES);
-    candidates
+    let helps = |slot: &u32| decision.cluster.node(*slot).is_some_and(|node| could_use(&pending.gang, node));
+    let candidate = |(lost, _, Reverse(attempt)): Weighed| {
+        let holding = decision.cluster.holding(attempt).filter(|holding| holding.slots.iter().any(helps))?;
+        Some(Candidate { attempt, queue: holding.holder.queue.clone(), lost })
+    };
+    weighed.into_iter().filter_map(candidate).take(CANDIDATES).collect()
 }
 
 /// Thousandths of GPUs that a gang holds, or of CPUs where it holds no GPU.
@@ -263,18 +254,31 @@ impl Room<'_> {
         true
     }
 
+    /// The first candidate with which all before it leave room enough; without it nobody need be moved to see that no
+    /// number of them helps.
+    fn enough(&self, candidates: &[Candidate]) -> Option<usize> {
+        let keeper = (!self.keepers.keep_nothing()).then_some(self.keepers as &dyn Keeper);
+        let mut outlook = Outlook::new(Search { keeper, ..Search::new(self.cluster, &self.pending.gang) });
+        // It may be the quota alone that is short.
+        if outlook.suffices() {
+            return Some(0);
+        }
+        candidates.iter().position(|candidate| outlook.give_back(candidate.attempt))
+    }
+
     /// The cheapest one after the other until the gang fits, less those that prove needless, the dearest first.
     fn greedy(&mut self, candidates: &[Candidate], queue: &Queue) -> Option<Vec<usize>> {
         let mut chosen: Vec<usize> = Vec::new();
         let mut lifted: BTreeMap<usize, Lifted> = BTreeMap::new();
         let mut fits = false;
-        for at in 0..candidates.len() {
-            if !allowed(self.cluster, self.pending, queue, &candidates[at]) {
+        let enough = self.enough(candidates)?;
+        for (at, candidate) in candidates.iter().enumerate() {
+            if !allowed(self.cluster, self.pending, queue, candidate) {
                 continue;
             }
-            lifted.insert(at, self.cluster.lift(candidates[at].attempt));
+            lifted.insert(at, self.cluster.lift(candidate.attempt));
             chosen.push(at);
-            fits = self.fits();
+            fits = at >= enough && self.fits();
             if fits {
                 break;
             }

@@ -75,8 +75,9 @@ pub(crate) type ClassId = u32;
 pub(crate) struct Class {
     pub(crate) queue: String,
     pub(crate) gang: Arc<GangSpec>,
-    pub(crate) time_limit: Option<Duration>,
     pub(crate) members: BTreeSet<Key>,
+    /// Those with a time limit, the shortest first: they may start where a reservation keeps the rest waiting.
+    by_limit: BTreeSet<(Duration, Key)>,
     pub(crate) blocked: Option<Blocked>,
     /// Whether it could run on empty nodes, at a version of these.
     pub(crate) feasible: Option<(u64, bool)>,
@@ -101,7 +102,7 @@ struct Entry {
     told: Option<ReasonCode>,
 }
 
-type ClassKey = (String, Arc<GangSpec>, Option<Duration>);
+type ClassKey = (String, Arc<GangSpec>);
 
 /// All gangs that wait, and the queues they wait in.
 #[derive(Clone, Debug, Default)]
@@ -111,6 +112,8 @@ pub struct Queue {
     entries: BTreeMap<JobId, Entry>,
     /// All, over all queues: for places only.
     order: BTreeSet<Key>,
+    /// How many of these there are of each priority and level.
+    lengths: BTreeMap<(Reverse<i32>, u8), usize>,
     classes: BTreeMap<ClassId, Class>,
     class_ids: HashMap<ClassKey, ClassId>,
     next_class: ClassId,
@@ -201,7 +204,7 @@ impl Queue {
     pub fn insert(&mut self, pending: Pending) {
         self.remove(pending.job);
         let key = (Reverse(pending.priority), self.level(&pending), pending.sequence, pending.job);
-        let class_key = (pending.queue.clone(), Arc::clone(&pending.gang), pending.time_limit);
+        let class_key = (pending.queue.clone(), Arc::clone(&pending.gang));
         let class = match self.class_ids.get(&class_key) {
             Some(&class) => class,
             None => self.new_class(class_key),
@@ -209,9 +212,13 @@ impl Queue {
         if let Some(class_of) = self.classes.get_mut(&class) {
             let before = class_of.members.first().copied();
             class_of.members.insert(key);
+            class_of.by_limit.extend(pending.time_limit.map(|limit| (limit, key)));
             refile(&mut self.lanes, class_of, class, before);
             // A class that is known to be blocked need not be tried again for one that is no better off.
-            let blocks = class_of.blocked.is_some_and(|b| b.priority >= pending.priority && !b.sensitive);
+            let blocks = class_of.blocked.is_some_and(|b| {
+                let may_end_before = b.code == ReasonCode::HeldForReservation && pending.time_limit.is_some();
+                b.priority >= pending.priority && !b.sensitive && !may_end_before
+            });
             if !blocks {
                 self.open.insert(class);
             }
@@ -220,6 +227,7 @@ impl Queue {
             self.promised.insert(pending.job);
         }
         self.order.insert(key);
+        *self.lengths.entry((key.0, key.1)).or_insert(0) += 1;
         self.sequences.insert((pending.sequence, pending.job));
         self.fresh.insert(pending.job);
         self.entries.insert(pending.job, Entry { pending, class, key, told: None });
@@ -228,9 +236,9 @@ impl Queue {
     fn new_class(&mut self, key: ClassKey) -> ClassId {
         let id = self.next_class;
         self.next_class += 1;
-        let (queue, gang, time_limit) = key.clone();
-        let class =
-            Class { queue, gang, time_limit, members: BTreeSet::new(), blocked: None, feasible: None };
+        let (queue, gang) = key.clone();
+        let (members, by_limit) = (BTreeSet::new(), BTreeSet::new());
+        let class = Class { queue, gang, members, by_limit, blocked: None, feasible: None };
         self.classes.insert(id, class);
         self.class_ids.insert(key, id);
         id
@@ -248,15 +256,25 @@ impl Queue {
     pub fn remove(&mut self, job: JobId) -> Option<Pending> {
         let entry = self.entries.remove(&job)?;
         self.order.remove(&entry.key);
+        let level = (entry.key.0, entry.key.1);
+        if let Some(length) = self.lengths.get_mut(&level) {
+            *length -= 1;
+            if *length == 0 {
+                self.lengths.remove(&level);
+            }
+        }
         self.sequences.remove(&(entry.pending.sequence, job));
         self.fresh.remove(&job);
         self.promised.remove(&job);
         if let Some(class) = self.classes.get_mut(&entry.class) {
             let before = class.members.first().copied();
             class.members.remove(&entry.key);
+            if let Some(limit) = entry.pending.time_limit {
+                class.by_limit.remove(&(limit, entry.key));
+            }
             refile(&mut self.lanes, class, entry.class, before);
             if class.members.is_empty() {
-                let key = (class.queue.clone(), Arc::clone(&class.gang), class.time_limit);
+                let key = (class.queue.clone(), Arc::clone(&class.gang));
                 self.classes.remove(&entry.class);
                 self.class_ids.remove(&key);
                 self.open.remove(&entry.class);
@@ -314,15 +332,20 @@ impl Queue {
         self.order.iter().filter_map(|(_, _, _, job)| self.get(*job))
     }
 
-    /// How many wait before this one, by priority and submission: counted from the nearer end.
+    /// How many wait before this one, by priority and submission: counted from the nearer end of its equals.
     pub(crate) fn place(&self, job: JobId) -> usize {
         let Some(entry) = self.entries.get(&job) else { return 0 };
-        let (mut before, mut after) = (self.order.range(..entry.key), self.order.range(entry.key..).skip(1));
+        let key = entry.key;
+        let ahead: usize = self.lengths.range(..(key.0, key.1)).map(|(_, length)| length).sum();
+        let equals = self.lengths.get(&(key.0, key.1)).copied().unwrap_or(0);
+        let first = (key.0, key.1, 0, JobId(0));
+        let last = (key.0, key.1, u64::MAX, JobId(u64::MAX));
+        let (mut before, mut after) = (self.order.range(first..key), self.order.range(key..=last).skip(1));
         let mut count = 0;
         loop {
             match (before.next_back(), after.next()) {
-                (None, _) => return count,
-                (_, None) => return self.order.len() - 1 - count,
+                (None, _) => return ahead + count,
+                (_, None) => return ahead + equals - 1 - count,
                 _ => count += 1,
             }
         }
@@ -372,6 +395,14 @@ impl Queue {
     pub(crate) fn tell(&mut self, job: JobId, code: ReasonCode) -> bool {
         self.fresh.remove(&job);
         self.entries.get_mut(&job).is_some_and(|entry| entry.told.replace(code) != Some(code))
+    }
+}
+
+impl Class {
+    /// The first gang after `after` whose time limit is no longer than `longest`.
+    pub(crate) fn first_short(&self, after: Key, longest: Duration) -> Option<Key> {
+        let short = self.by_limit.iter().take_while(|(limit, _)| *limit <= longest);
+        short.map(|&(_, key)| key).filter(|&key| key > after).min()
     }
 }
 

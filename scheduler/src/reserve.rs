@@ -7,10 +7,11 @@ use crate::bundle::Bundle;
 use crate::cluster::{Cluster, Lifted};
 use crate::decide::TENTATIVE;
 use crate::index::Slot;
-use crate::node::{Ground, Kept, Node};
+use crate::node::{Ground, Kept, NOTHING, Node};
+use crate::outlook::Outlook;
 use crate::place::{Keeper, Search};
 use crate::queue::Pending;
-use phalanx_core::spec::GangSpec;
+use phalanx_core::spec::{BundleSpec, GangSpec};
 use phalanx_core::{AttemptId, JobId, Time};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,52 +25,24 @@ pub(crate) struct Shadow {
     pub(crate) job: JobId,
     /// Absent for a promise: what others were asked to give up is its own at once.
     pub(crate) at: Option<Time>,
-    kept: BTreeMap<Slot, Kept>,
+    pub(crate) kept: BTreeMap<Slot, Kept>,
 }
 
 /// The reservation of a gang by the time limits of those that run; `None` where these give no time.
-pub(crate) fn reservation(now: Time, cluster: &mut Cluster, job: JobId, gang: &GangSpec) -> Option<Shadow> {
-    let asked: Vec<(Time, AttemptId)> = cluster.ending().map(|attempt| (now, attempt)).collect();
+pub(crate) fn reservation(now: Time, cluster: &Cluster, job: JobId, gang: &GangSpec) -> Option<Shadow> {
+    let gang = least(gang);
+    let asked = cluster.ending().map(|attempt| (now, attempt));
     let limits =
         cluster.ends().filter(|(_, attempt)| cluster.holding(*attempt).is_some_and(|held| !held.ending));
-    let ends: Vec<(Time, AttemptId)> = asked.into_iter().chain(limits).take(RESERVATION_ENDS).collect();
-    let mut lifted: Vec<Lifted> = Vec::new();
-    let fits = |cluster: &Cluster| Search { cluster, gang, keeper: None }.fits();
-    // Twice as many each time until it fits, then back to the first that suffices.
-    let mut enough = false;
-    while !enough && lifted.len() < ends.len() {
-        let until = (lifted.len() * 2).max(1).min(ends.len());
-        for &(_, attempt) in &ends[lifted.len()..until] {
-            lifted.push(cluster.lift(attempt));
-        }
-        enough = fits(cluster);
-    }
-    if enough {
-        let (mut low, mut high) = (lifted.len() / 2, lifted.len());
-        while low < high {
-            let middle = low + (high - low) / 2;
-            lift_until(cluster, &mut lifted, &ends, middle);
-            if fits(cluster) { high = middle } else { low = middle + 1 }
-        }
-        lift_until(cluster, &mut lifted, &ends, high);
-    }
-    let shadow = enough.then(|| {
-        let at = lifted.len().checked_sub(1).map_or(now, |last| ends[last].0);
-        shadow(cluster, job, gang, Some(at.max(now)), &lifted.iter().collect::<Vec<_>>(), None)
-    });
-    lifted.iter().rev().for_each(|lifted| cluster.put_back(lifted));
-    shadow.flatten()
-}
-
-fn lift_until(cluster: &mut Cluster, lifted: &mut Vec<Lifted>, ends: &[(Time, AttemptId)], count: usize) {
-    while lifted.len() > count {
-        if let Some(last) = lifted.pop() {
-            cluster.put_back(&last);
+    let mut outlook = Outlook::new(Search::new(cluster, &gang));
+    for (at, attempt) in asked.chain(limits).take(RESERVATION_ENDS) {
+        if outlook.give_back(attempt)
+            && let Some(kept) = outlook.kept()
+        {
+            return Some(Shadow { job, at: Some(at.max(now)), kept });
         }
     }
-    while lifted.len() < count {
-        lifted.push(cluster.lift(ends[lifted.len()].1));
-    }
+    None
 }
 
 /// What is kept of what is free now, where the gang goes once `lifted` (off their nodes at this moment) are gone.
@@ -77,12 +50,11 @@ pub(crate) fn shadow(
     cluster: &Cluster,
     job: JobId,
     gang: &GangSpec,
-    at: Option<Time>,
     lifted: &[&Lifted],
     keeper: Option<&dyn Keeper>,
 ) -> Option<Shadow> {
     let bundles = Search { cluster, gang: &least(gang), keeper }.place()?;
-    Some(Shadow { job, at, kept: keep(cluster, &bundles, lifted) })
+    Some(Shadow { job, at: None, kept: keep(cluster, &bundles, &given_back(cluster, lifted)) })
 }
 
 fn least(gang: &GangSpec) -> GangSpec {
@@ -90,22 +62,32 @@ fn least(gang: &GangSpec) -> GangSpec {
     GangSpec { workers, ..gang.clone() }
 }
 
-fn keep(cluster: &Cluster, bundles: &[Bundle], lifted: &[&Lifted]) -> BTreeMap<Slot, Kept> {
+/// By node: what bundles off their nodes held there.
+fn given_back(cluster: &Cluster, lifted: &[&Lifted]) -> BTreeMap<Slot, Kept> {
+    let mut given: BTreeMap<Slot, Kept> = BTreeMap::new();
+    for (slot, bundles) in lifted.iter().flat_map(|lifted| &lifted.bundles) {
+        if let Some(node) = cluster.node(*slot) {
+            let sum = given.entry(*slot).or_default();
+            bundles.iter().for_each(|bundle| node.add_to(sum, bundle));
+        }
+    }
+    given
+}
+
+pub(crate) fn keep(
+    cluster: &Cluster,
+    bundles: &[Bundle],
+    given: &BTreeMap<Slot, Kept>,
+) -> BTreeMap<Slot, Kept> {
     let mut wanted: BTreeMap<Slot, Vec<&Bundle>> = BTreeMap::new();
     for bundle in bundles {
         if let Some(slot) = cluster.slot(&bundle.node) {
             wanted.entry(slot).or_default().push(bundle);
         }
     }
-    let mut freed: BTreeMap<Slot, Vec<Bundle>> = BTreeMap::new();
-    for (slot, bundles) in lifted.iter().flat_map(|lifted| &lifted.bundles) {
-        if wanted.contains_key(slot) {
-            freed.entry(*slot).or_default().extend(bundles.iter().cloned());
-        }
-    }
     let kept = wanted.into_iter().filter_map(|(slot, wanted)| {
-        let freed = freed.get(&slot).map_or(&[][..], Vec::as_slice);
-        Some((slot, cluster.node(slot)?.keep_bundles(&wanted, freed)))
+        let given = given.get(&slot).unwrap_or(&NOTHING);
+        Some((slot, cluster.node(slot)?.keep_bundles(&wanted, given)))
     });
     kept.collect()
 }
@@ -126,7 +108,7 @@ pub(crate) fn promises(cluster: &mut Cluster, waiting: &[Pending], ending: &[Att
     for (attempt, slots) in taken.iter().rev() {
         cluster.give(*attempt, slots);
     }
-    let kept = keep(cluster, &all, &lifted.iter().collect::<Vec<_>>());
+    let kept = keep(cluster, &all, &given_back(cluster, &lifted.iter().collect::<Vec<_>>()));
     lifted.iter().rev().for_each(|lifted| cluster.put_back(lifted));
     // One list for all of them: what is freed is counted once. The others stand in it by name only.
     let mut kept = Some(kept);
@@ -152,7 +134,12 @@ impl Keeper for Keepers<'_> {
     fn kept(&self, slot: Slot, node: &Node) -> Option<Kept> {
         let mut all: Option<Kept> = None;
         let shadows = self.shadows.iter().filter_map(|shadow| shadow.kept.get(&slot).cloned());
-        for kept in shadows.chain(self.head.as_ref().and_then(|gang| could_use(gang, node))) {
+        let head = self.head.as_ref().filter(|gang| could_use(gang, node));
+        let for_head = head.map(|gang| {
+            let ranks = node.room(&gang.each, Ground::Empty).min(gang.workers.max);
+            node.keep_for(&gang.each, u64::from(ranks))
+        });
+        for kept in shadows.chain(for_head) {
             match &mut all {
                 Some(all) => all.add(kept),
                 None => all = Some(kept),
@@ -162,12 +149,10 @@ impl Keeper for Keepers<'_> {
     }
 }
 
-/// What a gang could use of a node once all that runs there is gone.
-pub(crate) fn could_use(gang: &GangSpec, node: &Node) -> Option<Kept> {
-    let some_rank = gang.bundles.is_empty() || gang.bundles.iter().any(|own| node.matches_rules(&own.labels));
-    if !some_rank || !node.matches(gang) {
-        return None;
-    }
-    let ranks = node.room(&gang.each, Ground::Empty).min(gang.workers.max);
-    (ranks > 0).then(|| node.keep_for(&gang.each, u64::from(ranks)))
+/// Whether a rank of a gang could run on a node once all that runs there is gone.
+pub(crate) fn could_use(gang: &GangSpec, node: &Node) -> bool {
+    let allows = |own: &BundleSpec| node.matches_rules(&own.labels);
+    node.room(&gang.each, Ground::Empty) > 0
+        && node.matches(gang)
+        && (gang.bundles.is_empty() || gang.bundles.iter().any(allows))
 }
