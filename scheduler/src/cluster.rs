@@ -367,6 +367,7 @@ impl Cluster {
             self.usage.values_mut().for_each(|usage| usage.settle(until));
         }
         self.clock = ShareClock { now: now.max(self.clock.now), half_life };
+        self.usage.values_mut().for_each(|usage| usage.note(self.clock));
     }
 
     /// What every queue has had, to be stored whenever holdings have changed.
@@ -381,7 +382,7 @@ impl Cluster {
 
     /// A queue's share of its dominant resource, of what it holds and has held, as the last plan saw it: 0 to 2.
     pub fn share(&self, queue: &str) -> f64 {
-        self.usage.get(queue).map_or(0.0, |usage| usage.share(&self.total, self.clock))
+        self.usage.get(queue).map_or(0.0, |usage| usage.share(&self.total))
     }
 
     /// What a queue holds, by kind.

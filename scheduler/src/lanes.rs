@@ -112,6 +112,8 @@ pub(crate) struct Usage {
     /// Without: what the past is reckoned by.
     pub(crate) really: Amounts,
     pub(crate) had: Share,
+    /// How much of the average is lost by now: asked for often, reckoned once a decision.
+    faded: f64,
 }
 
 impl Usage {
@@ -121,6 +123,7 @@ impl Usage {
             return;
         }
         let kept = self.kept(clock);
+        self.faded = 0.0;
         for (kind, _) in self.really.iter() {
             if !self.had.average.iter().any(|(known, _)| known == kind) {
                 self.had.average.push((kind.clone(), 0.0));
@@ -130,6 +133,11 @@ impl Usage {
             *average = *average * kept + self.really.get(kind) as f64 * (1.0 - kept);
         }
         self.had.settled = clock.now;
+    }
+
+    /// Notes that it is later.
+    pub(crate) fn note(&mut self, clock: ShareClock) {
+        self.faded = 1.0 - self.kept(clock);
     }
 
     /// How much of the average is left by now.
@@ -142,12 +150,12 @@ impl Usage {
     }
 
     /// The share of its dominant resource, of what it holds now and has held: 0 to 2.
-    pub(crate) fn share(&self, total: &Amounts, clock: ShareClock) -> f64 {
+    pub(crate) fn share(&self, total: &Amounts) -> f64 {
         let part = |kind: &Kind, amount: f64| match total.get(kind) {
             0 => 0.0,
             all => amount / all as f64,
         };
-        let kept = self.kept(clock);
+        let kept = 1.0 - self.faded;
         let past = |kind: &Kind| {
             let known = self.had.average.iter().find(|(known, _)| known == kind);
             let average = known.map_or(0.0, |&(_, average)| average);
@@ -183,20 +191,24 @@ mod tests {
         usage.held = amounts(4000);
         usage.really = amounts(4000);
         // Looked at again and again, and not at all: the same.
-        let looked: Vec<f64> = (4..50).map(|now| usage.share(&total, at(now))).collect();
+        let share = |usage: &mut Usage, now: u64| {
+            usage.note(at(now));
+            usage.share(&total)
+        };
+        let looked: Vec<f64> = (4..50).map(|now| share(&mut usage, now)).collect();
         assert!(looked.is_sorted() && looked[0] > 0.5, "{looked:?}");
         let stored = serde_json::to_string(&usage.had).unwrap();
-        let restored = Usage { had: serde_json::from_str(&stored).unwrap(), ..usage.clone() };
-        assert_eq!(restored.share(&total, at(70)).to_bits(), usage.share(&total, at(70)).to_bits());
+        let mut restored = Usage { had: serde_json::from_str(&stored).unwrap(), ..usage.clone() };
+        assert_eq!(share(&mut restored, 70).to_bits(), share(&mut usage, 70).to_bits());
         // What a plan tries out has no past.
-        let past = usage.share(&total, at(103)) - 0.5;
+        let past = share(&mut usage, 103) - 0.5;
         usage.held = amounts(8000);
-        assert_eq!(usage.share(&total, at(103)), 1.0 + past);
+        assert_eq!(share(&mut usage, 103), 1.0 + past);
         // After a half-life without anything half of it is left.
         usage.held = amounts(4000);
         usage.settle(at(103));
         usage.held = Amounts::default();
         usage.really = Amounts::default();
-        assert!((usage.share(&total, at(203)) - past / 2.0).abs() < 1e-12);
+        assert!((share(&mut usage, 203) - past / 2.0).abs() < 1e-12);
     }
 }
