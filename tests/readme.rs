@@ -46,6 +46,17 @@ fn every_command_of_the_guide_to_queues_works() {
     assert!(guide.contains(&format!("```toml\n{site}```")), "the guide shows another site.toml");
 }
 
+#[test]
+fn every_command_of_the_guide_to_placement_groups_works() {
+    let guide = fs::read_to_string(root().join("docs/placement-groups.md")).unwrap();
+    let blocks = blocks(&guide);
+    assert!(blocks.len() > 4 && blocks.iter().all(|block| block.mark.is_some()), "every block is executed");
+    tour("docs/placement-groups.md", &blocks);
+    // What the guide shows is what it runs.
+    let pool = fs::read_to_string(root().join("examples/groups/pool.toml")).unwrap();
+    assert!(guide.contains(&format!("```toml\n{pool}```")), "the guide shows another pool.toml");
+}
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }

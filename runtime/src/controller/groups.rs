@@ -5,8 +5,8 @@
 //! either phase gives every place of an unfinished round back (`Stop`, answered by `Gone`), and the round is asked for
 //! anew. A place that stands is lost alone.
 
-use super::{Controller, FENCE_MARGIN, RETRY_FIRST, RETRY_LONGEST, Refusal};
-use crate::protocol::{AgentEvent, Command, Happening, Hello};
+use super::{Controller, RETRY_FIRST, RETRY_LONGEST, Refusal};
+use crate::protocol::{AgentEvent, Command, Happening};
 use phalanx_core::{
     AttemptId, Ending, Group, GroupBundle, GroupName, GroupSpec, GroupState, Job, JobId, NodeName, Reason,
     Seat, SeatPhase, Time,
@@ -111,6 +111,12 @@ impl Controller {
         let kept: Vec<Bundle> = kept.flat_map(|seat| live.bundles(seat)).collect();
         let displaced = live.ground.seat(&self.cluster, kept);
         assert!(displaced.is_empty(), "nothing runs in {id} yet");
+        let unfinished = live.group.state != GroupState::Ready;
+        if unfinished {
+            // There may have been a round that is not stored.
+            live.group.rounds += 1;
+            self.effects.groups.push(live.group.clone());
+        }
         self.groups.live.insert(id, live);
         self.sync_group(id);
     }
@@ -309,7 +315,9 @@ impl Controller {
             "placed; {count} node{} asked to keep the places",
             if count == 1 { " is" } else { "s are" }
         );
-        self.group_state(id, state, Reason::new("reserving", text));
+        // Not stored by itself: a place that is asked for promises nothing. A service that starts again gives back what it
+        // finds kept without a record, and asks under another number.
+        (live.group.state, live.group.reason) = (state, Reason::new("reserving", text));
         for node in nodes {
             self.send(&node, Command::Reserve { attempt, wants_master_port: false });
         }
@@ -339,14 +347,14 @@ impl Controller {
     }
 
     /// The agent has nothing of a place (any more).
-    fn seat_gone(&mut self, at: Time, id: JobId, round: u32, node: &NodeName) {
+    pub(super) fn seat_gone(&mut self, at: Time, id: JobId, round: u32, node: &NodeName) {
         self.lose(at, id, round, node, &format!("{node} gave its place up"));
         self.set_phase(id, round, node, SeatPhase::Gone);
         self.save_group(id);
         self.sweep_group(id);
     }
 
-    fn seat(&self, id: JobId, round: u32, node: &NodeName) -> Option<&Seat> {
+    pub(super) fn seat(&self, id: JobId, round: u32, node: &NodeName) -> Option<&Seat> {
         self.groups.get(id)?.group.seats.iter().find(|seat| seat.round == round && seat.node == *node)
     }
 
@@ -405,7 +413,7 @@ impl Controller {
     }
 
     /// A place is lost. An unfinished round gives all its places back; of a standing group only this node's are missing.
-    fn lose(&mut self, at: Time, id: JobId, round: u32, node: &NodeName, why: &str) {
+    pub(super) fn lose(&mut self, at: Time, id: JobId, round: u32, node: &NodeName, why: &str) {
         let Some(phase) = self.seat(id, round, node).map(|seat| seat.phase).filter(|phase| phase.holds())
         else {
             return;
@@ -493,80 +501,6 @@ impl Controller {
         }
     }
 
-    /// An agent is there (again): what it keeps for groups is made to agree.
-    pub(super) fn reconcile_groups(&mut self, now: Time, hello: &Hello) {
-        for (id, round, incarnation, phase) in self.seats_on(&hello.node) {
-            let attempt = AttemptId { job: id, number: round };
-            match (incarnation == hello.incarnation, hello.attempts.contains(&attempt)) {
-                (true, _) => match phase {
-                    SeatPhase::Asked => {
-                        self.send(&hello.node, Command::Reserve { attempt, wants_master_port: false });
-                    }
-                    SeatPhase::Kept => self.send(&hello.node, Command::Keep { attempt }),
-                    SeatPhase::Ending => self.send(&hello.node, stop(attempt)),
-                    SeatPhase::Reserved | SeatPhase::Gone => {}
-                },
-                // Another process that still has news of it: they follow.
-                (false, true) => {}
-                (false, false) => self.seat_gone(now, id, round, &hello.node),
-            }
-        }
-    }
-
-    /// A node came back with less than a group held there: that place is lost. Whether it was a group's.
-    pub(super) fn displace_seat(&mut self, now: Time, attempt: AttemptId, node: &NodeName) -> bool {
-        if self.groups.get(attempt.job).is_none() {
-            return false;
-        }
-        let why = format!("{node} came back with less than was held on it");
-        self.lose(now, attempt.job, attempt.number, node, &why);
-        true
-    }
-
-    /// Whether an agent may keep a place under this name.
-    pub(super) fn expects_seat(&self, attempt: AttemptId, node: &NodeName) -> bool {
-        self.seat(attempt.job, attempt.number, node).is_some_and(|seat| seat.phase != SeatPhase::Gone)
-    }
-
-    fn seats_on(&self, node: &NodeName) -> Vec<(JobId, u32, String, SeatPhase)> {
-        let seats = self
-            .groups
-            .live
-            .values()
-            .flat_map(|live| live.group.seats.iter().map(move |seat| (live.group.id, seat)));
-        let here = seats.filter(|(_, seat)| seat.node == *node && seat.phase != SeatPhase::Gone);
-        here.map(|(id, seat)| (id, seat.round, seat.incarnation.clone(), seat.phase)).collect()
-    }
-
-    /// Whether gangs may be placed on a node's parts.
-    pub(super) fn open_parts(&mut self, node: &NodeName, yes: bool) {
-        let here: Vec<JobId> = self.seats_on(node).into_iter().map(|(id, ..)| id).collect();
-        for id in here {
-            if let Some(live) = self.groups.live.get_mut(&id) {
-                live.ground.set_schedulable(node, yes);
-                self.groups.replan.insert(id);
-                self.replan = true;
-            }
-        }
-    }
-
-    /// A node is lost: so are the places on it. They count as given back when its agent must have ended what ran there.
-    pub(super) fn lose_seats(&mut self, now: Time, node: &NodeName, lost_at: Time) {
-        for (id, round, _, phase) in self.seats_on(node) {
-            if phase.holds() {
-                self.lose(now, id, round, node, &format!("{node} was lost"));
-            }
-            if now >= lost_at + FENCE_MARGIN {
-                self.seat_gone(now, id, round, node);
-            }
-        }
-    }
-
-    /// When `lose_seats` has something to do next on a silent node.
-    pub(super) fn seats_timer(&self, node: &NodeName, lost_at: Time) -> Option<Time> {
-        (!self.seats_on(node).is_empty()).then_some(lost_at + FENCE_MARGIN)
-    }
-
     /// Lets groups be placed again whose wait after a failed round is over.
     pub(super) fn tick_groups(&mut self, now: Time) {
         let due = |live: &&LiveGroup| live.retry_at.is_some_and(|at| at <= now);
@@ -584,7 +518,7 @@ impl Controller {
     }
 }
 
-fn stop(attempt: AttemptId) -> Command {
+pub(super) fn stop(attempt: AttemptId) -> Command {
     Command::Stop { attempt, ask_first: false, grace: Duration::ZERO }
 }
 

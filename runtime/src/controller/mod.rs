@@ -10,6 +10,7 @@ mod groups;
 mod nodes;
 mod queues;
 mod requests;
+mod seats;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]

@@ -227,15 +227,15 @@ impl Control {
                 other => news.push(other),
             }
         }
+        for input in news {
+            self.take_in(input);
+        }
         if !requests.is_empty() {
             self.answer(requests).await;
         }
         for (change, answer) in changes {
             let changed = self.change_queues(&change).await;
             drop(answer.send(changed));
-        }
-        for input in news {
-            self.take_in(input);
         }
         self.settle().await;
     }
@@ -275,7 +275,7 @@ impl Control {
         self.sessions.get(node).is_some_and(|current| current.id == session)
     }
 
-    /// Answers requests after one commit for all of them; where that fails none of them has happened.
+    /// Answers requests after one commit for all of them and for what is owed; where that fails none of them has happened.
     async fn answer(&mut self, requests: Vec<Asked>) {
         let mut writes = Vec::new();
         let mut answers = Vec::new();
@@ -284,6 +284,8 @@ impl Control {
         if self.failing {
             self.settle().await;
         }
+        let news = self.controller.requested();
+        self.owed.absorb(news);
         for asked in requests {
             answers.push(match asked {
                 Asked::Job(request, to) => Answer::Job(self.apply(request, &mut writes, &mut seen).await, to),
@@ -293,12 +295,14 @@ impl Control {
             });
         }
         let effects = self.controller.requested();
-        writes.extend(all_writes(&effects));
+        let writes: Vec<Write> = all_writes(&self.owed).chain(writes).chain(all_writes(&effects)).collect();
         let committed =
             if writes.is_empty() { Ok(()) } else { self.shared.state.commit(&writes).await.map(drop) };
         match committed {
             Ok(()) => {
                 self.controller.accept();
+                let owed = std::mem::take(&mut self.owed);
+                self.publish(owed);
                 self.publish(effects);
                 answers.into_iter().for_each(Answer::give);
             }
@@ -444,9 +448,9 @@ impl Control {
         }
         self.owed.absorb(effects);
         let writes: Vec<Write> = all_writes(&self.owed).collect();
-        if !writes.is_empty()
-            && let Err(error) = self.shared.state.commit(&writes).await
-        {
+        // What queues have had moves with time alone; it goes with the next commit that there is.
+        let worth_it = writes.iter().any(|write| !matches!(write, Write::Share { .. }));
+        if worth_it && let Err(error) = self.shared.state.commit(&writes).await {
             if !self.failing {
                 tracing::error!(%error, "cannot commit; trying again until it succeeds");
             }
@@ -455,6 +459,9 @@ impl Control {
         }
         self.failing = false;
         let effects = std::mem::take(&mut self.owed);
+        if !worth_it {
+            self.owed.shares.clone_from(&effects.shares);
+        }
         self.publish(effects);
         self.acknowledge();
     }
@@ -583,8 +590,9 @@ fn all_writes(effects: &Effects) -> impl Iterator<Item = Write> {
     let jobs = jobs.map(|saved| Write::SaveJob { job: Box::new(saved.job.clone()), visible: saved.entered });
     let nodes = effects.nodes.iter().map(|record| Write::Node { record: record.clone() });
     let queues = effects.queues.iter().map(|write| Write::Queue(write.clone()));
-    let shares = effects.shares.iter();
-    let shares = shares.map(|(queue, share)| Write::Share { queue: queue.clone(), share: share.clone() });
+    let shares: BTreeMap<_, _> = effects.shares.iter().map(|(queue, share)| (queue, share)).collect();
+    let shares =
+        shares.into_iter().map(|(queue, share)| Write::Share { queue: queue.clone(), share: share.clone() });
     let groups = group_writes(effects).into_iter().chain(next_id(effects));
     jobs.chain(nodes).chain(queues).chain(shares).chain(groups)
 }
