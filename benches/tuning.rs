@@ -15,6 +15,8 @@ use phalanx_tuner::{Ask, Decision, Outcome, Study};
 use std::time::Instant;
 
 const COST_TRIALS: usize = 1000;
+/// For the Gaussian process, whose cost grows with the trials.
+const COST_TRIALS_GP: usize = 100;
 const COST_DIMS: usize = 10;
 const COST_REPEATS: usize = 5;
 const CURVES: u64 = 100;
@@ -57,17 +59,18 @@ fn median(values: &mut [f64]) -> f64 {
     if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
 }
 
-/// Ask + 10 parameters + tell, mean over 1,000 trials.
+/// Ask + 10 parameters + tell, mean over 1,000 trials, or over 100 where a Gaussian process is asked.
 fn cost(with_peer: bool) {
     println!(
-        "cost of ask + tell, {COST_DIMS} dimensions, mean over {COST_TRIALS} trials, {COST_REPEATS} runs"
+        "cost of ask + tell, {COST_DIMS} dimensions, mean over {COST_TRIALS} trials ({COST_TRIALS_GP} of gp), {COST_REPEATS} runs"
     );
-    for search in ["random", "sobol", "tpe", "auto"] {
+    for search in ["random", "sobol", "tpe", "gp"] {
+        let trials = if search == "gp" { COST_TRIALS_GP } else { COST_TRIALS };
         let mut means: Vec<f64> =
-            (0..COST_REPEATS).map(|seed| 1e3 * run_cost(search, seed) / COST_TRIALS as f64).collect();
+            (0..COST_REPEATS).map(|seed| 1e3 * run_cost(search, seed, trials) / trials as f64).collect();
         let ours = median(&mut means);
         print!("  {search:8} {ours:.4} ms (min {:.4}, max {:.4})", means[0], means[COST_REPEATS - 1]);
-        let theirs = with_peer.then(|| peer::cost(search, COST_TRIALS, COST_DIMS)).flatten();
+        let theirs = with_peer.then(|| peer::cost(search, trials, COST_DIMS)).flatten();
         match theirs {
             Some(theirs) => println!("   optuna {theirs:.3} ms   {:.0}x", theirs / ours),
             None => println!(),
@@ -75,12 +78,12 @@ fn cost(with_peer: bool) {
     }
 }
 
-fn run_cost(search: &str, seed: usize) -> f64 {
+fn run_cost(search: &str, seed: usize, trials: usize) -> f64 {
     let params: String =
         (0..COST_DIMS).map(|i| format!("x{i} = {{ kind = \"float\", low = -5, high = 10 }}\n")).collect();
     let mut study = study(&format!("seed = {seed}\n[search]\nkind = \"{search}\"\n[params]\n{params}"));
     let start = Instant::now();
-    for _ in 0..COST_TRIALS {
+    for _ in 0..trials {
         let Ask::Trial(trial) = study.ask() else { unreachable!("no bound was given") };
         let value = trial.params.values().filter_map(|value| value.as_f64()).map(|x| x * x).sum();
         study.tell(trial.number, Outcome::Values(vec![value])).expect("an open trial");

@@ -9,7 +9,8 @@ warnings.filterwarnings("ignore")
 import optuna
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 name, trials, dims = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-make = {"random": optuna.samplers.RandomSampler, "tpe": optuna.samplers.TPESampler}[name]
+make = {"random": optuna.samplers.RandomSampler, "tpe": optuna.samplers.TPESampler,
+        "gp": optuna.samplers.GPSampler}[name]
 study = optuna.create_study(sampler=make(seed=0))
 start = time.perf_counter()
 for _ in range(trials):

@@ -320,6 +320,7 @@ impl Study {
             space: &self.space,
             trials: &self.trials,
             objectives: &self.identity.objectives,
+            stopping: &self.identity.stopping,
             seed: self.identity.seed,
         };
         while let Some(given) = self.enqueue.get(self.next_enqueued) {

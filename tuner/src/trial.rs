@@ -18,6 +18,8 @@ pub enum Origin {
     Sobol,
     /// Tree-structured Parzen estimator.
     Tpe,
+    /// Gaussian process.
+    Gp,
 }
 
 /// What a trial hears after a report.

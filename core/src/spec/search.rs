@@ -21,19 +21,22 @@ pub enum Search {
     Sobol,
     /// Tree-structured Parzen estimator.
     Tpe,
+    /// Gaussian process.
+    Gp,
 }
 
 impl Search {
     /// What this build has, with the words for it.
-    pub const WORDS: [(&'static str, Search); 5] = [
+    pub const WORDS: [(&'static str, Search); 6] = [
         ("auto", Search::Auto),
         ("random", Search::Random),
         ("grid", Search::Grid),
         ("sobol", Search::Sobol),
         ("tpe", Search::Tpe),
+        ("gp", Search::Gp),
     ];
     /// What the file format knows and this build lacks.
-    const ABSENT: [&'static str; 5] = ["gp", "cmaes", "nsga2", "motpe", "pbt"];
+    const ABSENT: [&'static str; 4] = ["cmaes", "nsga2", "motpe", "pbt"];
 
     /// The word for it in a file.
     pub fn as_str(self) -> &'static str {
@@ -42,7 +45,7 @@ impl Search {
 
     /// Whether it can look for several objectives at once.
     pub fn takes_several_objectives(self) -> bool {
-        !matches!(self, Search::Tpe)
+        !matches!(self, Search::Tpe | Search::Gp)
     }
 }
 

@@ -1,6 +1,8 @@
 //! What proposes parameters. Every sampler is a pure function of (seed, trial number, the log before it); what it keeps
 //! between calls is a cache of the log.
 
+mod fidelity;
+mod gp;
 mod grid;
 mod normal;
 mod parzen;
@@ -8,18 +10,21 @@ mod random;
 mod sobol;
 mod tpe;
 
-use crate::space::{Point, Space};
+use crate::space::{Axis, Point, Space};
 use crate::trial::{Origin, Trial};
-use phalanx_core::spec::{MetricMode, Objective, Search};
+use phalanx_core::spec::{MetricMode, Objective, Search, Stopping};
 
-/// Trials that `auto` lays out evenly before it learns from them.
-const AUTO_STARTUP_TRIALS: usize = 10;
+/// Trials that `auto` and `gp` lay out evenly before they learn from them.
+const STARTUP_TRIALS: usize = 10;
+/// Ended trials up to which `auto` takes the Gaussian process: beyond it the model is dear, and tpe is as good.
+const AUTO_GP_TRIALS: usize = 250;
 
 /// What a sampler may look at.
 pub(crate) struct View<'a> {
     pub(crate) space: &'a Space,
     pub(crate) trials: &'a [Trial],
     pub(crate) objectives: &'a [Objective],
+    pub(crate) stopping: &'a Stopping,
     pub(crate) seed: u64,
 }
 
@@ -40,17 +45,21 @@ pub(crate) struct Samplers {
     search: Search,
     grid: Option<grid::Grid>,
     tpe: Option<tpe::Tpe>,
+    gp: Option<gp::Gp>,
     /// How many trials came from the low-discrepancy sequence.
     sobol_trials: u64,
 }
 
 impl Samplers {
     pub(crate) fn new(search: Search, space: &Space, objectives: usize) -> Samplers {
-        let learns = search == Search::Tpe || (search == Search::Auto && objectives == 1);
+        let learns =
+            matches!(search, Search::Tpe | Search::Gp) || (search == Search::Auto && objectives == 1);
+        let models = search == Search::Gp || (learns && search == Search::Auto && suits_gp(space));
         Samplers {
             search,
             grid: (search == Search::Grid).then(|| grid::Grid::new(space)),
             tpe: learns.then(|| tpe::Tpe::new(space)),
+            gp: models.then(|| gp::Gp::new(space)),
             sobol_trials: 0,
         }
     }
@@ -60,7 +69,11 @@ impl Samplers {
         match self.choose(view) {
             Origin::Grid => self.grid.as_mut()?.next(view.space, given).map(|point| (Origin::Grid, point)),
             Origin::Sobol => Some((Origin::Sobol, sobol::suggest(view, given, self.sobol_trials))),
-            Origin::Tpe => self.tpe.as_mut().map(|tpe| (Origin::Tpe, tpe.suggest(view, given))),
+            Origin::Gp if let Some(point) = self.gp.as_mut()?.suggest(view, given) => {
+                Some((Origin::Gp, point))
+            }
+            // What the model cannot do the estimator does, and the trial says who made it.
+            Origin::Gp | Origin::Tpe => self.tpe.as_mut().map(|tpe| (Origin::Tpe, tpe.suggest(view, given))),
             Origin::Random | Origin::Enqueued => Some((Origin::Random, random::suggest(view, given))),
         }
     }
@@ -72,7 +85,11 @@ impl Samplers {
             Search::Grid => Origin::Grid,
             Search::Sobol => Origin::Sobol,
             Search::Tpe if learned < tpe::STARTUP_TRIALS => Origin::Random,
-            Search::Auto if learned < AUTO_STARTUP_TRIALS || view.objectives.len() > 1 => Origin::Sobol,
+            Search::Auto | Search::Gp if learned < STARTUP_TRIALS || view.objectives.len() > 1 => {
+                Origin::Sobol
+            }
+            Search::Gp => Origin::Gp,
+            Search::Auto if self.gp.is_some() && learned <= AUTO_GP_TRIALS => Origin::Gp,
             Search::Tpe | Search::Auto => Origin::Tpe,
         }
     }
@@ -86,6 +103,9 @@ impl Samplers {
         if let Some(tpe) = &mut self.tpe {
             tpe.asked(trial);
         }
+        if let Some(gp) = &mut self.gp {
+            gp.asked();
+        }
     }
 
     /// A trial is in another state.
@@ -93,7 +113,19 @@ impl Samplers {
         if let Some(tpe) = &mut self.tpe {
             tpe.moved(mode, trial);
         }
+        if let Some(gp) = &mut self.gp {
+            gp.moved(trial);
+        }
     }
+}
+
+/// Whether a Gaussian process is at home in a space: no conditions, and mostly numbers.
+fn suits_gp(space: &Space) -> bool {
+    let searched = || space.params().iter().filter(|param| param.axis != Axis::Single);
+    let categories = searched().filter(|param| matches!(param.axis, Axis::Categories(_))).count();
+    space.params().iter().all(|param| param.when.is_empty())
+        && 2 * categories <= searched().count()
+        && searched().count() > 0
 }
 
 #[cfg(test)]
@@ -108,8 +140,10 @@ mod tests {
         let mut study = Study::new(&spec);
         for index in 0..trials {
             let Ask::Trial(trial) = study.ask() else { break };
-            let value =
-                trial.params.values().filter_map(ParamValue::as_f64).map(|x| (x - 1.0).abs()).sum::<f64>();
+            let value = (1..)
+                .zip(trial.params.values().filter_map(ParamValue::as_f64))
+                .map(|(i, x)| (x - 0.3 * f64::from(i)).abs())
+                .sum::<f64>();
             let outcome = if index % 7 == 6 { Outcome::Failed } else { Outcome::Values(vec![value]) };
             study.tell(trial.number, outcome).unwrap();
         }
@@ -119,7 +153,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(12))]
         #[test]
-        fn every_sampler_keeps_to_the_space(seed in 0_u64..1000, kind in prop::sample::select(vec!["auto", "random", "sobol", "tpe"])) {
+        fn every_sampler_keeps_to_the_space(seed in 0_u64..1000, kind in prop::sample::select(vec!["auto", "random", "sobol", "tpe", "gp"])) {
             let lines = format!("seed = {seed}\n[search]\nkind = \"{kind}\"\n{EVERY_KIND}");
             let spec = sweep(&lines);
             let study = run(&lines, 60);
@@ -147,7 +181,7 @@ mod tests {
             };
             (column(a), column(b))
         };
-        for kind in ["random", "sobol", "tpe", "auto"] {
+        for kind in ["random", "sobol", "tpe", "gp", "auto"] {
             let (x, y) = pair("x", "y", kind);
             assert!(x.iter().zip(&y).skip(1).all(|(x, y)| x != y), "{kind}");
         }
@@ -164,7 +198,7 @@ mod tests {
         assert_eq!(study.trials()[0].params["x"], ParamValue::Float(0.5));
         let origins: Vec<Origin> = study.trials().iter().map(|trial| trial.origin).collect();
         assert_eq!(origins[..10], [Origin::Sobol; 10]);
-        assert_eq!(origins[19], Origin::Tpe);
+        assert_eq!(origins[19], Origin::Gp);
     }
 
     #[test]
