@@ -9,7 +9,7 @@ mod objectives;
 #[path = "tuning/peer.rs"]
 mod peer;
 
-use objectives::{Curve, FUNCTIONS, Family, Function};
+use objectives::{Curve, FUNCTIONS, Family, Function, OFF_CENTRE};
 use phalanx_core::spec::SweepSpec;
 use phalanx_tuner::{Ask, Decision, Outcome, Study};
 use std::time::Instant;
@@ -95,7 +95,7 @@ fn run_cost(search: &str, seed: usize, trials: usize) -> f64 {
 /// Median of the best value after 100 and 200 trials, one at a time and with 4 in flight.
 fn quality(seeds: u64, with_peer: bool) {
     println!("median best value over {seeds} seeds after 100 / 200 trials, minimum at the right");
-    for function in &FUNCTIONS {
+    for function in FUNCTIONS.iter().chain(&OFF_CENTRE) {
         println!("  {} (minimum {})", function.name, function.minimum);
         for (search, in_flight) in [("random", 1), ("tpe", 1), ("tpe", 4), ("auto", 1), ("auto", 4)] {
             let runs: Vec<[f64; 2]> =

@@ -74,6 +74,28 @@ pub(crate) const FUNCTIONS: [Function; 6] = [
     },
 ];
 
+/// The two whose minimum is the centre of the box, where `auto` begins: the same with the box moved, so that nobody knows it.
+pub(crate) const OFF_CENTRE: [Function; 2] = [
+    Function {
+        name: "rastrigin5 off centre",
+        params: "x0 = { kind = \"float\", low = -4.12, high = 6.12 }\nx1 = { kind = \"float\", low = -4.12, high = 6.12 }\n\
+                 x2 = { kind = \"float\", low = -4.12, high = 6.12 }\nx3 = { kind = \"float\", low = -4.12, high = 6.12 }\n\
+                 x4 = { kind = \"float\", low = -4.12, high = 6.12 }\n",
+        value: |params| rastrigin(&floats(params)),
+        minimum: 0.0,
+    },
+    Function {
+        name: "ackley5 off centre",
+        params: "x0 = { kind = \"float\", low = -22.768, high = 42.768 }\n\
+                 x1 = { kind = \"float\", low = -22.768, high = 42.768 }\n\
+                 x2 = { kind = \"float\", low = -22.768, high = 42.768 }\n\
+                 x3 = { kind = \"float\", low = -22.768, high = 42.768 }\n\
+                 x4 = { kind = \"float\", low = -22.768, high = 42.768 }\n",
+        value: |params| ackley(&floats(params)),
+        minimum: 0.0,
+    },
+];
+
 fn floats(params: &Params) -> Vec<f64> {
     (0..params.len()).filter_map(|index| params.get(&format!("x{index}"))?.as_f64()).collect()
 }
