@@ -74,23 +74,24 @@ pub(crate) const FUNCTIONS: [Function; 6] = [
     },
 ];
 
-/// The two whose minimum is the centre of the box, where `auto` begins: the same with the box moved, so that nobody knows it.
+/// The two whose minimum is the centre of the box, where `auto` begins: the same with the box moved, so that neither it
+/// nor a local minimum is at the centre.
 pub(crate) const OFF_CENTRE: [Function; 2] = [
     Function {
         name: "rastrigin5 off centre",
-        params: "x0 = { kind = \"float\", low = -4.12, high = 6.12 }\nx1 = { kind = \"float\", low = -4.12, high = 6.12 }\n\
-                 x2 = { kind = \"float\", low = -4.12, high = 6.12 }\nx3 = { kind = \"float\", low = -4.12, high = 6.12 }\n\
-                 x4 = { kind = \"float\", low = -4.12, high = 6.12 }\n",
+        params: "x0 = { kind = \"float\", low = -3.75, high = 6.49 }\nx1 = { kind = \"float\", low = -3.75, high = 6.49 }\n\
+                 x2 = { kind = \"float\", low = -3.75, high = 6.49 }\nx3 = { kind = \"float\", low = -3.75, high = 6.49 }\n\
+                 x4 = { kind = \"float\", low = -3.75, high = 6.49 }\n",
         value: |params| rastrigin(&floats(params)),
         minimum: 0.0,
     },
     Function {
         name: "ackley5 off centre",
-        params: "x0 = { kind = \"float\", low = -22.768, high = 42.768 }\n\
-                 x1 = { kind = \"float\", low = -22.768, high = 42.768 }\n\
-                 x2 = { kind = \"float\", low = -22.768, high = 42.768 }\n\
-                 x3 = { kind = \"float\", low = -22.768, high = 42.768 }\n\
-                 x4 = { kind = \"float\", low = -22.768, high = 42.768 }\n",
+        params: "x0 = { kind = \"float\", low = -19.431, high = 46.105 }\n\
+                 x1 = { kind = \"float\", low = -19.431, high = 46.105 }\n\
+                 x2 = { kind = \"float\", low = -19.431, high = 46.105 }\n\
+                 x3 = { kind = \"float\", low = -19.431, high = 46.105 }\n\
+                 x4 = { kind = \"float\", low = -19.431, high = 46.105 }\n",
         value: |params| ackley(&floats(params)),
         minimum: 0.0,
     },

@@ -35,8 +35,8 @@ F = {
     "hartmann6": ([(0, 1)] * 6, lambda x: -sum(c * math.exp(-sum(a * (v - p * 1e-4)**2 for a, v, p in zip(r, x, q))) for c, r, q in zip(C, A, P))),
     "rosenbrock10": ([(-5, 10)] * 10, lambda x: sum(100 * (b - a * a)**2 + (1 - a)**2 for a, b in zip(x, x[1:]))),
     "rastrigin5": ([(-5.12, 5.12)] * 5, lambda x: 50 + sum(v * v - 10 * math.cos(2 * pi * v) for v in x)),
-    "rastrigin5 off centre": ([(-4.12, 6.12)] * 5, lambda x: 50 + sum(v * v - 10 * math.cos(2 * pi * v) for v in x)),
-    "ackley5 off centre": ([(-22.768, 42.768)] * 5, lambda x: -20 * math.exp(-0.2 * math.sqrt(sum(v * v for v in x) / 5)) - math.exp(sum(math.cos(2 * pi * v) for v in x) / 5) + 20 + math.e),
+    "rastrigin5 off centre": ([(-3.75, 6.49)] * 5, lambda x: 50 + sum(v * v - 10 * math.cos(2 * pi * v) for v in x)),
+    "ackley5 off centre": ([(-19.431, 46.105)] * 5, lambda x: -20 * math.exp(-0.2 * math.sqrt(sum(v * v for v in x) / 5)) - math.exp(sum(math.cos(2 * pi * v) for v in x) / 5) + 20 + math.e),
     "ackley5": ([(-32.768, 32.768)] * 5, lambda x: -20 * math.exp(-0.2 * math.sqrt(sum(v * v for v in x) / 5)) - math.exp(sum(math.cos(2 * pi * v) for v in x) / 5) + 20 + math.e),
 }
 def mixed7(t):
