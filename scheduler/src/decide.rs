@@ -135,6 +135,19 @@ impl<'a> Decision<'a> {
                 Some(slots) => slots.iter().any(|&slot| Search::new(self.cluster, gang).room(slot) > 0),
                 None => true,
             };
+            // Where all that the head could use is kept for it, what it could not use is all that others can hope for.
+            let head = memory.kept.filter(|_| memory.shadow.is_none());
+            let claim = head.and_then(|(job, _)| Some((job, self.queue.get(job)?)));
+            let claim = claim.map(|(job, pending)| {
+                (job, Keepers { shadows: Vec::new(), head: Some(Arc::clone(&pending.gang)) })
+            });
+            let is_left = |gang: &GangSpec, kept_for: Option<JobId>| match (&claim, &slots) {
+                (Some((job, claim)), Some(slots)) if kept_for == Some(*job) => {
+                    let search = Search { keeper: Some(claim), ..Search::new(self.cluster, gang) };
+                    slots.iter().any(|&slot| search.room(slot) > 0)
+                }
+                _ => true,
+            };
             for (id, class) in self.queue.classes() {
                 let Some(blocked) = class.blocked.filter(|_| !all) else {
                     open.insert(id);
@@ -143,7 +156,10 @@ impl<'a> Decision<'a> {
                 let changed = match blocked.code {
                     code if code.is_infeasible() => false,
                     ReasonCode::WaitingQuota => freed != memory.freed,
-                    ReasonCode::HeldForReservation => freed != memory.freed || kept_for_nobody.is_some(),
+                    ReasonCode::HeldForReservation => {
+                        kept_for_nobody.is_some()
+                            || (freed != memory.freed && is_left(&class.gang, blocked.kept_for))
+                    }
                     _ => freed != memory.freed && helps(&class.gang),
                 };
                 let sensitive = blocked.sensitive || class.members.first().is_some_and(&may_preempt);
@@ -377,6 +393,9 @@ impl<'a> Decision<'a> {
             head.passed += 1;
         }
         self.placed.insert(pending.job);
+        if self.queue.memory.kept.is_some_and(|(head, _)| head == pending.job) {
+            self.open_held_for(pending.job);
+        }
         let class = self.queue.class_of(pending.job).filter(|id| !self.passed_over.contains(id));
         if let Some(class) = class.and_then(|id| self.queue.class_mut(id)) {
             class.blocked = None;
@@ -427,12 +446,16 @@ impl<'a> Decision<'a> {
             Some(Head { job, gang: Arc::clone(&pending.gang), sequence: pending.sequence, passed, shadow });
         // What was kept for another head may be used now.
         if let Some((before, _)) = self.queue.memory.kept.filter(|(before, _)| *before != job) {
-            let held = |(_, class): &(ClassId, &crate::queue::Class)| {
-                class.blocked.is_some_and(|blocked| blocked.kept_for == Some(before))
-            };
-            let ids: Vec<ClassId> = self.queue.classes().filter(held).map(|(id, _)| id).collect();
-            ids.into_iter().for_each(|id| self.open_class(id));
+            self.open_held_for(before);
         }
+    }
+
+    fn open_held_for(&mut self, head: JobId) {
+        let held = |(_, class): &(ClassId, &crate::queue::Class)| {
+            class.blocked.is_some_and(|blocked| blocked.kept_for == Some(head))
+        };
+        let ids: Vec<ClassId> = self.queue.classes().filter(held).map(|(id, _)| id).collect();
+        ids.into_iter().for_each(|id| self.open_class(id));
     }
 
     fn is_later(&self, job: JobId, than: &Pending) -> bool {
