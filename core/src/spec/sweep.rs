@@ -457,7 +457,7 @@ momentum = { kind = "float", low = 0.1, high = 0.3, when = { width = [16, 24] } 
     #[test]
     fn what_cannot_be_meant_is_refused() {
         for (lines, expected) in [
-            ("[search]\nkind = \"gp\"", "which this build does not have"),
+            ("[search]\nkind = \"cmaes\"", "which this build does not have"),
             ("[stopping]\nkind = \"threshold\"", "neither `lower` nor `upper`"),
             ("[stopping]\nkind = \"threshold\"\nlower = 2\nupper = 1", "above `upper`"),
             ("[stopping]\nkind = \"patient\"", "`stopping.patience` is missing"),

@@ -75,16 +75,16 @@ enum Asked {
 
 /// An answer that is given once what it says is committed.
 enum Answer {
-    Job(Result<Job, Error>, oneshot::Sender<Result<Job, Error>>),
-    Group(Result<Group, Error>, oneshot::Sender<Result<Group, Error>>),
+    Job(Box<Result<Job, Error>>, oneshot::Sender<Result<Job, Error>>),
+    Group(Box<Result<Group, Error>>, oneshot::Sender<Result<Group, Error>>),
 }
 
 impl Answer {
     /// Gives it; nobody may listen any more.
     fn give(self) {
         match self {
-            Answer::Job(answer, to) => drop(to.send(answer)),
-            Answer::Group(answer, to) => drop(to.send(answer)),
+            Answer::Job(answer, to) => drop(to.send(*answer)),
+            Answer::Group(answer, to) => drop(to.send(*answer)),
         }
     }
 
@@ -288,9 +288,11 @@ impl Control {
         self.owed.absorb(news);
         for asked in requests {
             answers.push(match asked {
-                Asked::Job(request, to) => Answer::Job(self.apply(request, &mut writes, &mut seen).await, to),
+                Asked::Job(request, to) => {
+                    Answer::Job(Box::new(self.apply(request, &mut writes, &mut seen).await), to)
+                }
                 Asked::Group(ask, to) => {
-                    Answer::Group(self.apply_group(ask, &mut writes, &mut seen).await, to)
+                    Answer::Group(Box::new(self.apply_group(ask, &mut writes, &mut seen).await), to)
                 }
             });
         }
