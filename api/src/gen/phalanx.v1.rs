@@ -3291,3 +3291,1521 @@ pub mod cluster_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// A sweep as a person starts it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateSweepRequest {
+    /// The sweep file.
+    #[prost(string, tag = "1")]
+    pub toml: ::prost::alloc::string::String,
+    /// Makes a repeated request answer the first result; with other content it is refused.
+    #[prost(string, tag = "2")]
+    pub request_id: ::prost::alloc::string::String,
+    /// Checks the request and changes nothing.
+    #[prost(bool, tag = "3")]
+    pub validate_only: bool,
+    /// The folder that relative paths of the file start from; the service's own where it is empty.
+    #[prost(string, tag = "4")]
+    pub base_dir: ::prost::alloc::string::String,
+    /// The sweep's name where the file has none.
+    #[prost(string, tag = "5")]
+    pub default_name: ::prost::alloc::string::String,
+    /// The service runs no trials: they are handed out by Ask, and their values come by Report and Tell. The file need not
+    /// say what to run.
+    #[prost(bool, tag = "6")]
+    pub external: bool,
+}
+/// Which sweep to get.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetSweepRequest {
+    /// The sweep's id.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+/// Which sweep to cancel.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CancelSweepRequest {
+    /// The sweep's id.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+/// Which sweep to pause.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PauseSweepRequest {
+    /// The sweep's id.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+/// Which sweep to resume.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResumeSweepRequest {
+    /// The sweep's id.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+/// A page of sweeps.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListSweepsRequest {
+    /// At most so many (0 takes the default of 100; 1000 is the most).
+    #[prost(int32, tag = "1")]
+    pub page_size: i32,
+    /// Where the page starts: `next_page_token` of the page before.
+    #[prost(string, tag = "2")]
+    pub page_token: ::prost::alloc::string::String,
+}
+/// A page of sweeps.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListSweepsResponse {
+    /// The newest first.
+    #[prost(message, repeated, tag = "1")]
+    pub sweeps: ::prost::alloc::vec::Vec<Sweep>,
+    /// Empty on the last page.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+/// A page of a sweep's trials.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListTrialsRequest {
+    /// The sweep's id.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// At most so many (0 takes the default of 100; 1000 is the most).
+    #[prost(int32, tag = "2")]
+    pub page_size: i32,
+    /// Where the page starts: `next_page_token` of the page before.
+    #[prost(string, tag = "3")]
+    pub page_token: ::prost::alloc::string::String,
+}
+/// A page of a sweep's trials.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListTrialsResponse {
+    /// By number.
+    #[prost(message, repeated, tag = "1")]
+    pub trials: ::prost::alloc::vec::Vec<Trial>,
+    /// Empty on the last page.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+/// Which sweep to watch.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchSweepRequest {
+    /// The sweep's id.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Only what changed later; 0 is from the start.
+    #[prost(uint64, tag = "2")]
+    pub after_seq: u64,
+}
+/// A sweep after changes. Several changes of one trial may come as one, the last.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchSweepResponse {
+    /// Counts the changes of this sweep and its trials: everything up to here has been sent.
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+    /// The sweep as it is now, without its file.
+    #[prost(message, optional, tag = "2")]
+    pub sweep: ::core::option::Option<Sweep>,
+    /// Trials that have changed since the message before.
+    #[prost(message, repeated, tag = "3")]
+    pub trials: ::prost::alloc::vec::Vec<Trial>,
+}
+/// Which sweep hands out a trial.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AskRequest {
+    /// The sweep's id.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Makes a repeated request answer the first result.
+    #[prost(string, tag = "2")]
+    pub request_id: ::prost::alloc::string::String,
+}
+/// A trial to run, or none.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AskResponse {
+    /// The trial; none where there is nothing to run now.
+    #[prost(message, optional, tag = "1")]
+    pub trial: ::core::option::Option<Trial>,
+    /// Nothing follows; otherwise a running trial may still let a paused one go on.
+    #[prost(bool, tag = "2")]
+    pub done: bool,
+    /// The trial was paused and goes on.
+    #[prost(bool, tag = "3")]
+    pub resumed: bool,
+}
+/// How a trial ended.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TellRequest {
+    /// The sweep's id.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// The trial's number.
+    #[prost(uint64, tag = "2")]
+    pub number: u64,
+    /// Its value for each objective; the last report's where there is none.
+    #[prost(double, repeated, tag = "3")]
+    pub values: ::prost::alloc::vec::Vec<f64>,
+    /// COMPLETE (unspecified too), STOPPED, FAILED or CANCELLED.
+    #[prost(enumeration = "trial::State", tag = "4")]
+    pub state: i32,
+}
+/// The trial as it ended.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TellResponse {
+    /// The trial.
+    #[prost(message, optional, tag = "1")]
+    pub trial: ::core::option::Option<Trial>,
+    /// The best so far.
+    #[prost(message, optional, tag = "2")]
+    pub best: ::core::option::Option<BestTrial>,
+}
+/// A trial's value at a step.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReportRequest {
+    /// The sweep's id.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// The trial's number.
+    #[prost(uint64, tag = "2")]
+    pub number: u64,
+    /// The step; steps of a trial only grow.
+    #[prost(uint64, tag = "3")]
+    pub step: u64,
+    /// The value of the metric.
+    #[prost(double, tag = "4")]
+    pub value: f64,
+}
+/// What a trial is to do.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReportResponse {
+    /// It.
+    #[prost(enumeration = "report_response::Decision", tag = "1")]
+    pub decision: i32,
+}
+/// Nested message and enum types in `ReportResponse`.
+pub mod report_response {
+    /// What a trial is to do after a report.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Decision {
+        /// Never sent.
+        Unspecified = 0,
+        /// Go on.
+        Continue = 1,
+        /// End; it does not come back.
+        Stop = 2,
+        /// Keep a checkpoint and end; it may come back through Ask.
+        Pause = 3,
+    }
+    impl Decision {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "DECISION_UNSPECIFIED",
+                Self::Continue => "CONTINUE",
+                Self::Stop => "STOP",
+                Self::Pause => "PAUSE",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "DECISION_UNSPECIFIED" => Some(Self::Unspecified),
+                "CONTINUE" => Some(Self::Continue),
+                "STOP" => Some(Self::Stop),
+                "PAUSE" => Some(Self::Pause),
+                _ => None,
+            }
+        }
+    }
+}
+/// A sweep.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Sweep {
+    /// The sweep's id.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// What people call it.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// Where it is in its life.
+    #[prost(enumeration = "sweep::State", tag = "3")]
+    pub state: i32,
+    /// Why it waits or how it ended.
+    #[prost(message, optional, tag = "4")]
+    pub reason: ::core::option::Option<Reason>,
+    /// The queue its trials wait in.
+    #[prost(string, tag = "5")]
+    pub queue: ::prost::alloc::string::String,
+    /// Higher goes first.
+    #[prost(int32, tag = "6")]
+    pub priority: i32,
+    /// The complete trial with the best value of the first objective.
+    #[prost(message, optional, tag = "7")]
+    pub best: ::core::option::Option<BestTrial>,
+    /// With several objectives: the complete trials that no other one beats in all of them.
+    #[prost(message, repeated, tag = "8")]
+    pub front: ::prost::alloc::vec::Vec<BestTrial>,
+    /// Trials by state.
+    #[prost(message, optional, tag = "9")]
+    pub counts: ::core::option::Option<TrialCounts>,
+    /// Steps that trials have run, over all of them.
+    #[prost(uint64, tag = "10")]
+    pub steps_run: u64,
+    /// What is improved.
+    #[prost(message, repeated, tag = "11")]
+    pub objectives: ::prost::alloc::vec::Vec<SweepObjective>,
+    /// What proposes: auto, random, grid, sobol, tpe, gp, …
+    #[prost(string, tag = "12")]
+    pub search: ::prost::alloc::string::String,
+    /// What stops early: none, asha, hyperband, …
+    #[prost(string, tag = "13")]
+    pub stopping: ::prost::alloc::string::String,
+    /// The names of the parameters.
+    #[prost(string, repeated, tag = "14")]
+    pub params: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How many trials there are at most; 0 where the search ends by itself.
+    #[prost(uint64, tag = "15")]
+    pub trials: u64,
+    /// How many run at once; 0 for as many as the resources allow.
+    #[prost(uint32, tag = "16")]
+    pub concurrency: u32,
+    /// Its trials are run by those who ask for them.
+    #[prost(bool, tag = "17")]
+    pub external: bool,
+    /// When it was made.
+    #[prost(message, optional, tag = "18")]
+    pub submit_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When its first trial started.
+    #[prost(message, optional, tag = "19")]
+    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it ended.
+    #[prost(message, optional, tag = "20")]
+    pub end_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// The gang of each trial; none where it is external.
+    #[prost(message, optional, tag = "21")]
+    pub gang: ::core::option::Option<Gang>,
+    /// The file; only Get fills it.
+    #[prost(string, tag = "22")]
+    pub toml: ::prost::alloc::string::String,
+    /// The folder that relative paths of the file start from; only Get fills it.
+    #[prost(string, tag = "23")]
+    pub base_dir: ::prost::alloc::string::String,
+    /// The step of the last rung, where the stopping rule has rungs: a trial that gets there is complete.
+    #[prost(uint64, tag = "24")]
+    pub max_step: u64,
+}
+/// Nested message and enum types in `Sweep`.
+pub mod sweep {
+    /// The life of a sweep.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum State {
+        /// Never sent.
+        Unspecified = 0,
+        /// No trial has started yet.
+        Queued = 1,
+        /// Trials run.
+        Running = 2,
+        /// At a person's wish, to go on later.
+        Paused = 3,
+        /// At its end, with at least one complete trial.
+        Succeeded = 4,
+        /// At its end without a complete trial, or after too many failed ones.
+        Failed = 5,
+        /// A person ended it.
+        Cancelled = 6,
+    }
+    impl State {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "STATE_UNSPECIFIED",
+                Self::Queued => "QUEUED",
+                Self::Running => "RUNNING",
+                Self::Paused => "PAUSED",
+                Self::Succeeded => "SUCCEEDED",
+                Self::Failed => "FAILED",
+                Self::Cancelled => "CANCELLED",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "STATE_UNSPECIFIED" => Some(Self::Unspecified),
+                "QUEUED" => Some(Self::Queued),
+                "RUNNING" => Some(Self::Running),
+                "PAUSED" => Some(Self::Paused),
+                "SUCCEEDED" => Some(Self::Succeeded),
+                "FAILED" => Some(Self::Failed),
+                "CANCELLED" => Some(Self::Cancelled),
+                _ => None,
+            }
+        }
+    }
+}
+/// A metric that a sweep improves.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SweepObjective {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub metric: ::prost::alloc::string::String,
+    /// min or max.
+    #[prost(string, tag = "2")]
+    pub mode: ::prost::alloc::string::String,
+    /// The sweep ends once a trial is this good.
+    #[prost(double, optional, tag = "3")]
+    pub target: ::core::option::Option<f64>,
+}
+/// Trials by state.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TrialCounts {
+    /// Came to their end.
+    #[prost(uint64, tag = "1")]
+    pub complete: u64,
+    /// Stopped early.
+    #[prost(uint64, tag = "2")]
+    pub stopped: u64,
+    /// Failed.
+    #[prost(uint64, tag = "3")]
+    pub failed: u64,
+    /// Running.
+    #[prost(uint64, tag = "4")]
+    pub running: u64,
+    /// Waiting to be placed.
+    #[prost(uint64, tag = "5")]
+    pub queued: u64,
+    /// At a rung, or paused by a person.
+    #[prost(uint64, tag = "6")]
+    pub paused: u64,
+    /// Ended by a person.
+    #[prost(uint64, tag = "7")]
+    pub cancelled: u64,
+}
+/// One of the best trials of a sweep.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BestTrial {
+    /// Its number.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// What it ran with.
+    #[prost(message, optional, tag = "2")]
+    pub params: ::core::option::Option<::prost_types::Struct>,
+    /// Its value of the first objective.
+    #[prost(double, tag = "3")]
+    pub value: f64,
+    /// Its value of every objective.
+    #[prost(double, repeated, tag = "4")]
+    pub values: ::prost::alloc::vec::Vec<f64>,
+    /// Its job.
+    #[prost(string, tag = "5")]
+    pub job: ::prost::alloc::string::String,
+}
+/// A trial of a sweep.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Trial {
+    /// Its number in the sweep, from 0.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// Where it is in its life.
+    #[prost(enumeration = "trial::State", tag = "2")]
+    pub state: i32,
+    /// What it runs with.
+    #[prost(message, optional, tag = "3")]
+    pub params: ::core::option::Option<::prost_types::Struct>,
+    /// The last value of the first objective.
+    #[prost(double, optional, tag = "4")]
+    pub value: ::core::option::Option<f64>,
+    /// The last value of every objective; empty before the first report.
+    #[prost(double, repeated, tag = "5")]
+    pub values: ::prost::alloc::vec::Vec<f64>,
+    /// The last step that was reported.
+    #[prost(uint64, optional, tag = "6")]
+    pub step: ::core::option::Option<u64>,
+    /// Its job; empty where the sweep is external.
+    #[prost(string, tag = "7")]
+    pub job: ::prost::alloc::string::String,
+    /// What made its parameters: enqueued, random, tpe, …
+    #[prost(string, tag = "8")]
+    pub sampler: ::prost::alloc::string::String,
+    /// How it ended, where that needs saying.
+    #[prost(string, tag = "9")]
+    pub message: ::prost::alloc::string::String,
+    /// When it was handed out.
+    #[prost(message, optional, tag = "10")]
+    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it ended.
+    #[prost(message, optional, tag = "11")]
+    pub end_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// Nested message and enum types in `Trial`.
+pub mod trial {
+    /// The life of a trial.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum State {
+        /// Never sent.
+        Unspecified = 0,
+        /// Waits to be placed.
+        Queued = 1,
+        /// Its job runs.
+        Running = 2,
+        /// At a rung, or paused by a person.
+        Paused = 3,
+        /// It came to its end.
+        Complete = 4,
+        /// It was stopped early.
+        Stopped = 5,
+        /// It failed.
+        Failed = 6,
+        /// A person ended it.
+        Cancelled = 7,
+    }
+    impl State {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "STATE_UNSPECIFIED",
+                Self::Queued => "QUEUED",
+                Self::Running => "RUNNING",
+                Self::Paused => "PAUSED",
+                Self::Complete => "COMPLETE",
+                Self::Stopped => "STOPPED",
+                Self::Failed => "FAILED",
+                Self::Cancelled => "CANCELLED",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "STATE_UNSPECIFIED" => Some(Self::Unspecified),
+                "QUEUED" => Some(Self::Queued),
+                "RUNNING" => Some(Self::Running),
+                "PAUSED" => Some(Self::Paused),
+                "COMPLETE" => Some(Self::Complete),
+                "STOPPED" => Some(Self::Stopped),
+                "FAILED" => Some(Self::Failed),
+                "CANCELLED" => Some(Self::Cancelled),
+                _ => None,
+            }
+        }
+    }
+}
+/// Generated client implementations.
+pub mod sweeps_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Sweeps: searches over parameters.
+    #[derive(Debug, Clone)]
+    pub struct SweepsClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> SweepsClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> SweepsClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            SweepsClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Starts a sweep; answers once it is durable.
+        pub async fn create(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateSweepRequest>,
+        ) -> std::result::Result<tonic::Response<super::Sweep>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/phalanx.v1.Sweeps/Create");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("phalanx.v1.Sweeps", "Create"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// One sweep, with its file.
+        pub async fn get(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetSweepRequest>,
+        ) -> std::result::Result<tonic::Response<super::Sweep>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/phalanx.v1.Sweeps/Get");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("phalanx.v1.Sweeps", "Get"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// All sweeps, the newest first.
+        pub async fn list(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListSweepsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListSweepsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/phalanx.v1.Sweeps/List");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("phalanx.v1.Sweeps", "List"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends a sweep and its trials for good.
+        pub async fn cancel(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CancelSweepRequest>,
+        ) -> std::result::Result<tonic::Response<super::Sweep>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/phalanx.v1.Sweeps/Cancel");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("phalanx.v1.Sweeps", "Cancel"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Starts no more trials, and pauses those that run; each is asked for a checkpoint first.
+        pub async fn pause(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PauseSweepRequest>,
+        ) -> std::result::Result<tonic::Response<super::Sweep>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/phalanx.v1.Sweeps/Pause");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("phalanx.v1.Sweeps", "Pause"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lets a paused sweep and its trials go on.
+        pub async fn resume(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ResumeSweepRequest>,
+        ) -> std::result::Result<tonic::Response<super::Sweep>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/phalanx.v1.Sweeps/Resume");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("phalanx.v1.Sweeps", "Resume"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The trials of a sweep, by number.
+        pub async fn trials(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListTrialsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListTrialsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/phalanx.v1.Sweeps/Trials");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("phalanx.v1.Sweeps", "Trials"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// What becomes of a sweep and its trials; the last message is the terminal sweep.
+        pub async fn watch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchSweepRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchSweepResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/phalanx.v1.Sweeps/Watch");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("phalanx.v1.Sweeps", "Watch"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Hands out a trial of an external sweep.
+        pub async fn ask(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AskRequest>,
+        ) -> std::result::Result<tonic::Response<super::AskResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/phalanx.v1.Sweeps/Ask");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("phalanx.v1.Sweeps", "Ask"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Says how a trial of an external sweep ended; told again nothing changes.
+        pub async fn tell(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TellRequest>,
+        ) -> std::result::Result<tonic::Response<super::TellResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/phalanx.v1.Sweeps/Tell");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("phalanx.v1.Sweeps", "Tell"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Reports a value of a trial of an external sweep, and hears whether it goes on.
+        pub async fn report(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReportRequest>,
+        ) -> std::result::Result<tonic::Response<super::ReportResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/phalanx.v1.Sweeps/Report");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("phalanx.v1.Sweeps", "Report"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod sweeps_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with SweepsServer.
+    #[async_trait]
+    pub trait Sweeps: std::marker::Send + std::marker::Sync + 'static {
+        /// Starts a sweep; answers once it is durable.
+        async fn create(
+            &self,
+            request: tonic::Request<super::CreateSweepRequest>,
+        ) -> std::result::Result<tonic::Response<super::Sweep>, tonic::Status>;
+        /// One sweep, with its file.
+        async fn get(
+            &self,
+            request: tonic::Request<super::GetSweepRequest>,
+        ) -> std::result::Result<tonic::Response<super::Sweep>, tonic::Status>;
+        /// All sweeps, the newest first.
+        async fn list(
+            &self,
+            request: tonic::Request<super::ListSweepsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListSweepsResponse>,
+            tonic::Status,
+        >;
+        /// Ends a sweep and its trials for good.
+        async fn cancel(
+            &self,
+            request: tonic::Request<super::CancelSweepRequest>,
+        ) -> std::result::Result<tonic::Response<super::Sweep>, tonic::Status>;
+        /// Starts no more trials, and pauses those that run; each is asked for a checkpoint first.
+        async fn pause(
+            &self,
+            request: tonic::Request<super::PauseSweepRequest>,
+        ) -> std::result::Result<tonic::Response<super::Sweep>, tonic::Status>;
+        /// Lets a paused sweep and its trials go on.
+        async fn resume(
+            &self,
+            request: tonic::Request<super::ResumeSweepRequest>,
+        ) -> std::result::Result<tonic::Response<super::Sweep>, tonic::Status>;
+        /// The trials of a sweep, by number.
+        async fn trials(
+            &self,
+            request: tonic::Request<super::ListTrialsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListTrialsResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the Watch method.
+        type WatchStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WatchSweepResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// What becomes of a sweep and its trials; the last message is the terminal sweep.
+        async fn watch(
+            &self,
+            request: tonic::Request<super::WatchSweepRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
+        /// Hands out a trial of an external sweep.
+        async fn ask(
+            &self,
+            request: tonic::Request<super::AskRequest>,
+        ) -> std::result::Result<tonic::Response<super::AskResponse>, tonic::Status>;
+        /// Says how a trial of an external sweep ended; told again nothing changes.
+        async fn tell(
+            &self,
+            request: tonic::Request<super::TellRequest>,
+        ) -> std::result::Result<tonic::Response<super::TellResponse>, tonic::Status>;
+        /// Reports a value of a trial of an external sweep, and hears whether it goes on.
+        async fn report(
+            &self,
+            request: tonic::Request<super::ReportRequest>,
+        ) -> std::result::Result<tonic::Response<super::ReportResponse>, tonic::Status>;
+    }
+    /// Sweeps: searches over parameters.
+    #[derive(Debug)]
+    pub struct SweepsServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> SweepsServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for SweepsServer<T>
+    where
+        T: Sweeps,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/phalanx.v1.Sweeps/Create" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateSvc<T: Sweeps>(pub Arc<T>);
+                    impl<
+                        T: Sweeps,
+                    > tonic::server::UnaryService<super::CreateSweepRequest>
+                    for CreateSvc<T> {
+                        type Response = super::Sweep;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateSweepRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Sweeps>::create(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/phalanx.v1.Sweeps/Get" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetSvc<T: Sweeps>(pub Arc<T>);
+                    impl<T: Sweeps> tonic::server::UnaryService<super::GetSweepRequest>
+                    for GetSvc<T> {
+                        type Response = super::Sweep;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetSweepRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Sweeps>::get(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/phalanx.v1.Sweeps/List" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListSvc<T: Sweeps>(pub Arc<T>);
+                    impl<T: Sweeps> tonic::server::UnaryService<super::ListSweepsRequest>
+                    for ListSvc<T> {
+                        type Response = super::ListSweepsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListSweepsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Sweeps>::list(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/phalanx.v1.Sweeps/Cancel" => {
+                    #[allow(non_camel_case_types)]
+                    struct CancelSvc<T: Sweeps>(pub Arc<T>);
+                    impl<
+                        T: Sweeps,
+                    > tonic::server::UnaryService<super::CancelSweepRequest>
+                    for CancelSvc<T> {
+                        type Response = super::Sweep;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CancelSweepRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Sweeps>::cancel(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CancelSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/phalanx.v1.Sweeps/Pause" => {
+                    #[allow(non_camel_case_types)]
+                    struct PauseSvc<T: Sweeps>(pub Arc<T>);
+                    impl<T: Sweeps> tonic::server::UnaryService<super::PauseSweepRequest>
+                    for PauseSvc<T> {
+                        type Response = super::Sweep;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PauseSweepRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Sweeps>::pause(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PauseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/phalanx.v1.Sweeps/Resume" => {
+                    #[allow(non_camel_case_types)]
+                    struct ResumeSvc<T: Sweeps>(pub Arc<T>);
+                    impl<
+                        T: Sweeps,
+                    > tonic::server::UnaryService<super::ResumeSweepRequest>
+                    for ResumeSvc<T> {
+                        type Response = super::Sweep;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ResumeSweepRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Sweeps>::resume(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ResumeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/phalanx.v1.Sweeps/Trials" => {
+                    #[allow(non_camel_case_types)]
+                    struct TrialsSvc<T: Sweeps>(pub Arc<T>);
+                    impl<T: Sweeps> tonic::server::UnaryService<super::ListTrialsRequest>
+                    for TrialsSvc<T> {
+                        type Response = super::ListTrialsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListTrialsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Sweeps>::trials(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TrialsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/phalanx.v1.Sweeps/Watch" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchSvc<T: Sweeps>(pub Arc<T>);
+                    impl<
+                        T: Sweeps,
+                    > tonic::server::ServerStreamingService<super::WatchSweepRequest>
+                    for WatchSvc<T> {
+                        type Response = super::WatchSweepResponse;
+                        type ResponseStream = T::WatchStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchSweepRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Sweeps>::watch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/phalanx.v1.Sweeps/Ask" => {
+                    #[allow(non_camel_case_types)]
+                    struct AskSvc<T: Sweeps>(pub Arc<T>);
+                    impl<T: Sweeps> tonic::server::UnaryService<super::AskRequest>
+                    for AskSvc<T> {
+                        type Response = super::AskResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AskRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Sweeps>::ask(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AskSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/phalanx.v1.Sweeps/Tell" => {
+                    #[allow(non_camel_case_types)]
+                    struct TellSvc<T: Sweeps>(pub Arc<T>);
+                    impl<T: Sweeps> tonic::server::UnaryService<super::TellRequest>
+                    for TellSvc<T> {
+                        type Response = super::TellResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TellRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Sweeps>::tell(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TellSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/phalanx.v1.Sweeps/Report" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReportSvc<T: Sweeps>(pub Arc<T>);
+                    impl<T: Sweeps> tonic::server::UnaryService<super::ReportRequest>
+                    for ReportSvc<T> {
+                        type Response = super::ReportResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReportRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Sweeps>::report(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReportSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for SweepsServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "phalanx.v1.Sweeps";
+    impl<T> tonic::server::NamedService for SweepsServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
