@@ -137,7 +137,11 @@ fn a_lost_nodes_bundles_are_placed_again_before_what_waits() {
     let large = submit(&home, "large.toml");
     let _left = second.kill();
     eventually("the bundle on n2 is lost", LIMIT, || group(&home, "wide")["state"] == "REPAIRING");
-    assert_eq!(nodes_of(&group(&home, "wide")), std::slice::from_ref(&kept), "only the lost one is placed again");
+    assert_eq!(
+        nodes_of(&group(&home, "wide")),
+        std::slice::from_ref(&kept),
+        "only the lost one is placed again"
+    );
     let third = Agent::join(&home, &service, "n3", "2");
     eventually("the group is whole again", LIMIT, || group(&home, "wide")["state"] == "READY");
     let mut nodes = nodes_of(&group(&home, "wide"));
