@@ -7,6 +7,9 @@ use crate::{time_of, v1 as pb};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
+/// Nanoseconds in a second.
+const NANOS: f64 = 1e9;
+
 /// A job.
 pub fn job(job: &pb::Job) -> Value {
     let reason = job.reason.as_ref().map(|reason| json!({ "code": reason.code, "text": reason.text }));
@@ -139,6 +142,17 @@ pub fn queue(queue: &pb::Queue) -> Value {
         "length": queue.length,
         "waiting": waiting.collect::<Vec<Value>>(),
         "from_api": queue.from_api,
+    })
+}
+
+/// The service itself.
+pub fn status(status: &pb::StatusResponse) -> Value {
+    let uptime = status.uptime.as_ref().map(|up| up.seconds as f64 + f64::from(up.nanos) / NANOS);
+    json!({
+        "version": status.version,
+        "uptime_seconds": uptime.map(number),
+        "jobs": status.jobs,
+        "data_dir": status.data_dir,
     })
 }
 

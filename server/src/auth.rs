@@ -8,12 +8,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use subtle::ConstantTimeEq;
 use tonic::body::Body;
-use tonic::codegen::http::{HeaderMap, Request, Response, header::AUTHORIZATION};
+use tonic::codegen::http::header::{AUTHORIZATION, COOKIE};
+use tonic::codegen::http::{HeaderMap, Request, Response};
 
 /// Bytes of randomness in a token.
 const TOKEN_BYTES: usize = 32;
 /// The only service that an agent's token opens.
 const AGENTS: &str = "/phalanx.v1.Agents/";
+/// What a browser's cookie is derived for.
+const SESSION: &str = "phalanx 2026 session cookie";
 /// Only the owner may read or write a token.
 const OWNER_ONLY: u32 = 0o600;
 
@@ -80,7 +83,26 @@ impl Tokens {
 
     /// Whether the request's header holds the token that may do everything.
     pub(crate) fn allow_user(&self, headers: &HeaderMap) -> bool {
-        bearer(headers).is_some_and(|token| same(token, &self.user))
+        bearer(headers).is_some_and(|token| self.is_user(token))
+    }
+
+    /// Whether this is the token that may do everything.
+    pub(crate) fn is_user(&self, token: &[u8]) -> bool {
+        same(token, &self.user)
+    }
+
+    /// Whether the request has the cookie that a browser was given for the token.
+    pub(crate) fn allow_session(&self, headers: &HeaderMap, port: u16) -> bool {
+        let cookies = headers.get_all(COOKIE).iter().filter_map(|cookies| cookies.to_str().ok());
+        let mut cookies = cookies.flat_map(|cookies| cookies.split(';')).map(str::trim);
+        let wanted = self.session_cookie(port);
+        cookies.any(|cookie| same(cookie.as_bytes(), &wanted))
+    }
+
+    /// What a browser keeps instead of the token: good as long as the token is, and of no use but as this cookie.
+    pub(crate) fn session_cookie(&self, port: u16) -> String {
+        let session = blake3::derive_key(SESSION, self.user.as_bytes());
+        format!("phalanx-{port}={}", hexadecimal(&session))
     }
 
     /// Whether the request's header holds a token that may call this gRPC method.
@@ -131,7 +153,11 @@ fn load_or_make(path: &Path) -> Result<String, TokenError> {
 fn random_token() -> io::Result<String> {
     let mut bytes = [0_u8; TOKEN_BYTES];
     io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hexadecimal(&bytes))
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Lets only requests with a token through; stands before the routing, so that unknown methods tell nothing either.
@@ -200,6 +226,25 @@ mod tests {
         assert!(tokens().allow(connect, &headers(&["Bearer agent"])));
         assert!(!tokens().allow(jobs, &headers(&["Bearer agent"])));
         assert!(!tokens().allow_user(&headers(&["Bearer agent"])));
+    }
+
+    #[test]
+    fn a_browser_keeps_a_cookie_that_is_not_the_token() {
+        let cookie = tokens().session_cookie(7422);
+        assert!(!cookie.contains("user"));
+        let with = |cookies: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(COOKIE, cookies.parse().unwrap());
+            headers
+        };
+        assert!(tokens().allow_session(&with(&cookie), 7422));
+        assert!(tokens().allow_session(&with(&format!("a=b; {cookie}; c=d")), 7422));
+        assert!(!tokens().allow_session(&with(&cookie), 7423), "another service on this machine");
+        let other = Tokens { user: "other".into(), agent: "agent".into() };
+        assert!(!other.allow_session(&with(&cookie), 7422), "the token was changed");
+        for cookies in ["", "phalanx-7422=", "phalanx-7422=user", &cookie[..cookie.len() - 1]] {
+            assert!(!tokens().allow_session(&with(cookies), 7422), "{cookies}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod agents;
 mod auth;
 mod cluster;
 mod convert;
+mod downsample;
 mod groups;
 mod grpc;
 mod http;
@@ -58,10 +59,10 @@ pub async fn serve(
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let bound = listeners.http.local_addr()?.ip();
+    let bound = listeners.http.local_addr()?;
     let upkeep = metrics.clone().upkeep(shutdown.clone());
-    let http = http::Face { handle: handle.clone(), tokens: tokens.clone(), metrics, bound };
-    let http = http.serve(listeners.http, shutdown.clone());
+    let http = http::Face::new(handle.clone(), tokens.clone(), metrics, bound, shutdown.clone());
+    let http = http.serve(listeners.http);
     let grpc = grpc::serve(handle, listeners.grpc, tokens, shutdown.clone());
     let faces = async { tokio::join!(grpc, http, upkeep).0 };
     tokio::pin!(faces);

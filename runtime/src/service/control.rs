@@ -491,6 +491,9 @@ impl Control {
             record_start(saved);
             self.shared.notifier.notify(saved.job.id);
         }
+        if effects.jobs.iter().any(|saved| saved.entered) {
+            self.shared.notifier.notify_states();
+        }
         for (node, command) in effects.sends {
             self.tell(&node, Outgoing::Command(command));
         }

@@ -19,7 +19,7 @@ pub use site::{Setting, Site};
 
 use crate::controller::{self, Controller, QueueChange, QueueStatus, Queues, Submission};
 use crate::error::Error;
-use crate::store::{Access, DataLock, Endpoint, RecordLimits, Records, State};
+use crate::store::{Access, DataLock, Endpoint, LogRow, RecordLimits, Records, State};
 use control::{Control, Input, Request};
 use groups::GroupTable;
 use notify::Notifier;
@@ -27,13 +27,13 @@ use phalanx_api::v1 as pb;
 use phalanx_core::limits::REQUEST_ID_BYTES;
 use phalanx_core::resources::Capacity;
 use phalanx_core::spec::QueueSpec;
-use phalanx_core::{Cpus, Device, Job, JobId, JobSpec, NodeName, NodeState, Reason};
+use phalanx_core::{Cpus, Device, Job, JobId, JobSpec, NodeName, NodeState, Rank, Reason};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +41,8 @@ use tokio_util::sync::CancellationToken;
 pub const DEFAULT_NODE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Inputs that wait for the controller; a sender waits when they are so many.
 const INBOX: usize = 4096;
+/// Bytes of lines that a look at a log's end takes at most.
+const TAIL_BYTES: usize = 2 << 20;
 /// A job's name where neither the file nor the request has one.
 const UNNAMED: &str = "job";
 
@@ -313,6 +315,42 @@ impl Handle {
     /// What a job's ranks reported, in batches.
     pub fn metrics(&self, id: JobId, query: Query) -> impl Stream<Item = PointBatch> + use<> {
         follow::metrics(self.shared.clone(), id, query)
+    }
+
+    /// The last lines of a job's log, the oldest of them first, of one rank or attempt only where asked.
+    pub async fn log_tail(
+        &self,
+        id: JobId,
+        rows: u32,
+        rank: Option<Rank>,
+        attempt: Option<u32>,
+    ) -> Result<Vec<LogRow>, Error> {
+        Ok(self.shared.records.tail(id, rows, TAIL_BYTES, rank, attempt).await?)
+    }
+
+    /// The numbers of a job's last line and last point; 0 before the first.
+    pub async fn last_seq(&self, id: JobId) -> Result<(u64, u64), Error> {
+        Ok(self.shared.records.last_seq(id).await?)
+    }
+
+    /// States that jobs have been in, of one job or of all, by the numbers of the whole service's changes.
+    pub async fn job_feed(
+        &self,
+        after: u64,
+        job: Option<JobId>,
+        limit: u32,
+    ) -> Result<Vec<(u64, Job)>, Error> {
+        Ok(self.shared.state.feed(after, job, limit).await?)
+    }
+
+    /// The number of the latest change of any job; 0 before the first.
+    pub async fn last_change(&self) -> Result<u64, Error> {
+        Ok(self.shared.state.last_change().await?)
+    }
+
+    /// A receiver that changes whenever any job has entered another state.
+    pub fn job_changes(&self) -> watch::Receiver<()> {
+        self.shared.notifier.subscribe_states()
     }
 
     /// Every queue with what is in it, in the order of their names.

@@ -8,10 +8,17 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
-/// Who waits for news of which job.
-#[derive(Debug, Default)]
+/// Who waits for news of which job, and who waits for any job to enter another state.
+#[derive(Debug)]
 pub(super) struct Notifier {
     jobs: Mutex<HashMap<JobId, watch::Sender<()>>>,
+    states: watch::Sender<()>,
+}
+
+impl Default for Notifier {
+    fn default() -> Self {
+        Notifier { jobs: Mutex::default(), states: watch::channel(()).0 }
+    }
 }
 
 impl Notifier {
@@ -33,5 +40,15 @@ impl Notifier {
         {
             jobs.remove(&job);
         }
+    }
+
+    /// A receiver that changes whenever any job has entered another state.
+    pub(super) fn subscribe_states(&self) -> watch::Receiver<()> {
+        self.states.subscribe()
+    }
+
+    /// Some job has entered another state.
+    pub(super) fn notify_states(&self) {
+        self.states.send_replace(());
     }
 }

@@ -203,6 +203,27 @@ impl State {
         rows.iter().map(|row| Ok((row.get::<i64, _>(1) as u64, self.parse(row)?))).collect()
     }
 
+    /// States that jobs have been in, of one job or of all, by the numbers of the whole service's changes.
+    pub async fn feed(
+        &self,
+        after: u64,
+        job: Option<JobId>,
+        limit: u32,
+    ) -> Result<Vec<(u64, Job)>, StoreError> {
+        // Row ids only grow: the latest change of a job is never dropped, and the file is never rewritten as a whole.
+        let sql = "SELECT json, rowid FROM change WHERE rowid > ?1 AND (?2 IS NULL OR job = ?2) ORDER BY rowid LIMIT ?3";
+        let query = sqlx::query(sql).bind(key(after)).bind(job.map(|id| key(id.0))).bind(limit);
+        let rows = query.fetch_all(self.0.readers()).await.map_err(|error| self.0.error(&error))?;
+        rows.iter().map(|row| Ok((row.get::<i64, _>(1) as u64, self.parse(row)?))).collect()
+    }
+
+    /// The number of the latest change of any job; 0 before the first.
+    pub async fn last_change(&self) -> Result<u64, StoreError> {
+        let query = sqlx::query_scalar("SELECT coalesce(max(rowid), 0) FROM change");
+        let last: i64 = query.fetch_one(self.0.readers()).await.map_err(|error| self.0.error(&error))?;
+        Ok(last as u64)
+    }
+
     /// What a request made, and the fingerprint it had.
     pub async fn request(&self, request_id: &str) -> Result<Option<([u8; 32], JobId)>, StoreError> {
         let query = sqlx::query("SELECT fingerprint, job FROM request WHERE id = ?").bind(request_id);
