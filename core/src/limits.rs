@@ -30,3 +30,7 @@ pub const SWEEP_CHOICES: usize = 10_000;
 pub const SWEEP_TRIALS: i64 = 10_000_000;
 /// Most objectives in one sweep.
 pub const SWEEP_OBJECTIVES: usize = 16;
+/// Most constraints in one sweep.
+pub const SWEEP_CONSTRAINTS: usize = 16;
+/// Most members of a population.
+pub const SWEEP_POPULATION: i64 = 10_000;

@@ -19,9 +19,9 @@ pub use job::{CheckpointPolicy, JobSpec, MetricMode, ProgramSpec, Work};
 pub use params::{Condition, Domain, ParamSpec, ParamValue, Params};
 pub use queue::{DEFAULT_QUEUE, Limits, QueueSpec, SchedulingSpec};
 pub use scenario::{Happening, Link, Scenario, ScenarioEvent, ScenarioJob, ScenarioNode};
-pub use search::{Halving, HalvingMode, Pace, Search, Stopping};
+pub use search::{Cutoff, Halving, HalvingMode, Pace, Population, Search, Stopping};
 pub use service::{ServiceSpec, parse_queues};
-pub use sweep::{Objective, SweepSpec, is_sweep};
+pub use sweep::{Constraint, Objective, SweepSpec, is_sweep};
 pub use train::{
     Activation, AdamFields, Backend, DataSpec, Duration as TrainDuration, LOGICAL_SHARDS, Loss, ModelSpec,
     Optimizer, Schedule, TrainSpec, Validation, WorkerSpec,

@@ -3,14 +3,14 @@
 use super::reader::Table;
 use crate::diagnostic::Problem;
 use crate::diagnostic::suggest;
+use crate::limits::SWEEP_POPULATION;
 use serde::{Deserialize, Serialize};
-use toml::de::DeValue;
 
 /// What proposes parameters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Search {
-    /// Picks by the space and by how many trials are complete.
+    /// Picks by the space, the objectives and how many trials are complete.
     #[default]
     Auto,
     /// Independent draws.
@@ -23,30 +23,58 @@ pub enum Search {
     Tpe,
     /// Gaussian process.
     Gp,
+    /// Covariance matrix adaptation.
+    Cmaes,
+    /// Non-dominated sorting genetic algorithm.
+    Nsga2,
+    /// Tree-structured Parzen estimator for several objectives.
+    Motpe,
+    /// Population-based training: trials go on from the checkpoints of better ones.
+    Pbt(Population),
+}
+
+/// The population of population-based training. A trial is one member over one interval.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Population {
+    /// How many members there are.
+    pub members: u64,
+    /// Steps after which a member is judged, and goes on as itself or from a better one's checkpoint.
+    pub interval: u64,
 }
 
 impl Search {
-    /// What this build has, with the words for it.
-    pub const WORDS: [(&'static str, Search); 6] = [
-        ("auto", Search::Auto),
-        ("random", Search::Random),
-        ("grid", Search::Grid),
-        ("sobol", Search::Sobol),
-        ("tpe", Search::Tpe),
-        ("gp", Search::Gp),
+    const WORDS: [(&'static str, Kind); 10] = [
+        ("auto", Kind::Plain(Search::Auto)),
+        ("random", Kind::Plain(Search::Random)),
+        ("grid", Kind::Plain(Search::Grid)),
+        ("sobol", Kind::Plain(Search::Sobol)),
+        ("tpe", Kind::Plain(Search::Tpe)),
+        ("gp", Kind::Plain(Search::Gp)),
+        ("cmaes", Kind::Plain(Search::Cmaes)),
+        ("nsga2", Kind::Plain(Search::Nsga2)),
+        ("motpe", Kind::Plain(Search::Motpe)),
+        ("pbt", Kind::Pbt),
     ];
-    /// What the file format knows and this build lacks.
-    const ABSENT: [&'static str; 4] = ["cmaes", "nsga2", "motpe", "pbt"];
 
     /// The word for it in a file.
     pub fn as_str(self) -> &'static str {
-        Search::WORDS.iter().find(|(_, search)| *search == self).map_or("", |(word, _)| word)
+        let is_mine = |kind: &Kind| match (kind, self) {
+            (Kind::Plain(search), _) => *search == self,
+            (Kind::Pbt, search) => matches!(search, Search::Pbt(_)),
+        };
+        Search::WORDS.iter().find(|(_, kind)| is_mine(kind)).map_or("", |(word, _)| word)
     }
 
     /// Whether it can look for several objectives at once.
     pub fn takes_several_objectives(self) -> bool {
-        !matches!(self, Search::Tpe | Search::Gp)
+        !matches!(self, Search::Gp | Search::Cmaes | Search::Pbt(_))
     }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Plain(Search),
+    Pbt,
 }
 
 /// What happens to a trial at a rung.
@@ -71,6 +99,20 @@ pub struct Halving {
     pub max: u64,
     /// One trial in so many goes on.
     pub eta: u64,
+    /// How the cutoff of `stop` lies between two losses.
+    #[serde(default)]
+    pub cutoff: Cutoff,
+}
+
+/// Which number a quantile of a few losses is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cutoff {
+    /// On the line between the two beside it.
+    #[default]
+    Linear,
+    /// The better of the two: fewer trials go on, most of all where a rung has seen few.
+    Lower,
 }
 
 /// When a trial is judged: from `warmup` on, once every `interval` steps.
@@ -136,27 +178,34 @@ pub enum Stopping {
 
 pub(super) fn read_search(table: Table<'_>) -> Search {
     table.require("kind", "kind = \"auto\"");
-    let absent = table.value("kind").and_then(|value| match value.get_ref() {
-        DeValue::String(word) => {
-            Search::ABSENT.iter().find(|absent| *absent == word).map(|word| (word, value.span()))
+    let search = match table.word("kind", &Search::WORDS) {
+        Some(Kind::Plain(search)) => search,
+        Some(Kind::Pbt) => {
+            table.require("interval", "interval = 5");
+            Search::Pbt(Population {
+                members: table.integer("population", 2..=SWEEP_POPULATION).map_or(POPULATION, |n| n as u64),
+                interval: table.integer("interval", 1..=i64::MAX).map_or(1, |steps| steps as u64),
+            })
         }
-        _ => None,
-    });
-    let search = match absent {
-        Some((word, span)) => {
-            let has: Vec<&str> = Search::WORDS.iter().map(|(word, _)| *word).collect();
-            let message = format!("`search.kind` is \"{word}\", which this build does not have");
-            table.problem_with_help(span, message, format!("it has {}", has.join(", ")));
+        // The other keys cannot be judged without a kind.
+        None => {
+            for key in SEARCH_KEYS {
+                table.has(key);
+            }
             Search::Auto
         }
-        None => table.word("kind", &Search::WORDS).unwrap_or_default(),
     };
-    table.finish();
+    explain_foreign_keys(&table, "search", search.as_str(), &SEARCH_KEYS);
     search
 }
 
+/// Every key of every sampler.
+const SEARCH_KEYS: [&str; 2] = ["population", "interval"];
+/// Members of a population where the file does not say.
+const POPULATION: u64 = 10;
+
 #[derive(Clone, Copy)]
-enum Kind {
+enum RuleKind {
     None,
     Asha,
     Hyperband,
@@ -168,21 +217,22 @@ enum Kind {
     Plateau,
 }
 
-const KINDS: [(&str, Kind); 9] = [
-    ("none", Kind::None),
-    ("asha", Kind::Asha),
-    ("hyperband", Kind::Hyperband),
-    ("median", Kind::Median),
-    ("percentile", Kind::Percentile),
-    ("wilcoxon", Kind::Wilcoxon),
-    ("patient", Kind::Patient),
-    ("threshold", Kind::Threshold),
-    ("plateau", Kind::Plateau),
+const KINDS: [(&str, RuleKind); 9] = [
+    ("none", RuleKind::None),
+    ("asha", RuleKind::Asha),
+    ("hyperband", RuleKind::Hyperband),
+    ("median", RuleKind::Median),
+    ("percentile", RuleKind::Percentile),
+    ("wilcoxon", RuleKind::Wilcoxon),
+    ("patient", RuleKind::Patient),
+    ("threshold", RuleKind::Threshold),
+    ("plateau", RuleKind::Plateau),
 ];
 
 /// Every key of every kind: where the kind itself is wrong none of them is called unknown.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "mode",
+    "cutoff",
     "min",
     "max",
     "eta",
@@ -213,46 +263,46 @@ pub(super) fn read_stopping(table: Table<'_>) -> Stopping {
         |key, least: i64, default: u64| table.integer(key, least..=i64::MAX).map_or(default, |n| n as u64);
     let min_delta = || table.number("min_delta", "0 or more", |delta| delta >= 0.0).unwrap_or(0.0);
     let stopping = match kind {
-        Kind::None => Stopping::None,
-        Kind::Asha => Stopping::Asha(read_halving(&table)),
-        Kind::Hyperband => Stopping::Hyperband(read_halving(&table)),
-        Kind::Median => Stopping::Percentile {
+        RuleKind::None => Stopping::None,
+        RuleKind::Asha => Stopping::Asha(read_halving(&table)),
+        RuleKind::Hyperband => Stopping::Hyperband(read_halving(&table)),
+        RuleKind::Median => Stopping::Percentile {
             percentile: 50.0,
             startup: count("startup", 0, 5),
             pace: read_pace(&table),
         },
-        Kind::Percentile => {
+        RuleKind::Percentile => {
             table.require("percentile", "percentile = 25");
             let percentile = table.number("percentile", "from 0 to 100", |p| (0.0..=100.0).contains(&p));
             let percentile = percentile.unwrap_or(50.0);
             Stopping::Percentile { percentile, startup: count("startup", 0, 5), pace: read_pace(&table) }
         }
-        Kind::Wilcoxon => Stopping::Wilcoxon {
+        RuleKind::Wilcoxon => Stopping::Wilcoxon {
             p: table.number("p", "above 0 and at most 1", |p| p > 0.0 && p <= 1.0).unwrap_or(0.1),
             startup_steps: count("startup_steps", 0, 2),
         },
-        Kind::Patient => {
+        RuleKind::Patient => {
             table.require("patience", "patience = 5");
             Stopping::Patient { patience: count("patience", 0, 0), min_delta: min_delta() }
         }
-        Kind::Threshold => read_threshold(&table),
-        Kind::Plateau => {
+        RuleKind::Threshold => read_threshold(&table),
+        RuleKind::Plateau => {
             table.require("trials", "trials = 20");
             Stopping::Plateau { trials: count("trials", 1, 1), min_delta: min_delta() }
         }
     };
-    explain_foreign_keys(&table, word);
+    explain_foreign_keys(&table, "stopping", word, &KEYS);
     stopping
 }
 
-/// A key of another rule is more than an unknown word: say that it is this rule which does not have it.
-fn explain_foreign_keys(table: &Table<'_>, word: &str) {
+/// A key of another kind is more than an unknown word: say that it is this kind which does not have it.
+fn explain_foreign_keys(table: &Table<'_>, name: &str, word: &str, all: &[&str]) {
     let mine = table.asked();
     for (key, span, _) in table.entries().filter(|(key, _, _)| !mine.contains(key)) {
-        let message = if KEYS.contains(&key) {
-            format!("`stopping.kind = \"{word}\"` has no key `{key}`")
+        let message = if all.contains(&key) {
+            format!("`{name}.kind = \"{word}\"` has no key `{key}`")
         } else {
-            format!("unknown key `{key}` in [stopping]")
+            format!("unknown key `{key}` in [{name}]")
         };
         table.note(Problem { message, span: Some(span), help: suggest(key, &mine) });
     }
@@ -260,6 +310,7 @@ fn explain_foreign_keys(table: &Table<'_>, word: &str) {
 
 fn read_halving(table: &Table<'_>) -> Halving {
     const MODES: [(&str, HalvingMode); 2] = [("promote", HalvingMode::Promote), ("stop", HalvingMode::Stop)];
+    const CUTOFFS: [(&str, Cutoff); 2] = [("linear", Cutoff::Linear), ("lower", Cutoff::Lower)];
     table.require("max", "max = 81");
     let min = table.integer("min", 1..=i64::MAX).unwrap_or(1) as u64;
     let max = table.integer("max", 1..=i64::MAX).map_or(u64::MAX, |max| max as u64);
@@ -267,7 +318,12 @@ fn read_halving(table: &Table<'_>) -> Halving {
         table.problem(table.span_of("min"), format!("`stopping.min` is {min}, above `max` {max}"));
     }
     let eta = table.integer("eta", 2..=i64::MAX).unwrap_or(3) as u64;
-    Halving { mode: table.word("mode", &MODES).unwrap_or_default(), min, max, eta }
+    let mode = table.word("mode", &MODES).unwrap_or_default();
+    let cutoff = table.word("cutoff", &CUTOFFS);
+    if cutoff.is_some() && mode == HalvingMode::Promote {
+        table.problem(table.span_of("cutoff"), "`stopping.cutoff` belongs to `mode = \"stop\"`");
+    }
+    Halving { mode, min, max, eta, cutoff: cutoff.unwrap_or_default() }
 }
 
 fn read_pace(table: &Table<'_>) -> Pace {

@@ -6,7 +6,7 @@ use super::reader::{Sink, Table};
 use super::search::{self, Search, Stopping};
 use super::template::{self, Values};
 use crate::diagnostic::{Problem, Problems};
-use crate::limits::{SPEC_FILE_BYTES, SWEEP_OBJECTIVES, SWEEP_TRIALS};
+use crate::limits::{SPEC_FILE_BYTES, SWEEP_CONSTRAINTS, SWEEP_OBJECTIVES, SWEEP_TRIALS};
 use crate::report::check_metric_name;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -14,7 +14,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// The tables that make a job file a sweep.
-pub(super) const SWEEP_KEYS: [&str; 6] = ["sweep", "search", "stopping", "params", "enqueue", "objective"];
+pub(super) const SWEEP_KEYS: [&str; 7] =
+    ["sweep", "search", "stopping", "params", "enqueue", "objective", "constraint"];
 /// Most trial jobs that reading a sweep tries out: the corners of the space, every choice once.
 const TRIED_JOBS: u64 = 64;
 
@@ -27,6 +28,32 @@ pub struct Objective {
     pub mode: MetricMode,
     /// The sweep may end once a trial is this good.
     pub target: Option<f64>,
+    /// The worst value that counts in the hypervolume of a front; where it is `None`, the worst one seen.
+    #[serde(default)]
+    pub reference: Option<f64>,
+}
+
+/// What a trial has to keep to be feasible: its last report of a metric lies within bounds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Constraint {
+    /// The metric that trials report.
+    pub metric: String,
+    /// The least that is allowed.
+    pub min: Option<f64>,
+    /// The most that is allowed.
+    pub max: Option<f64>,
+}
+
+impl Constraint {
+    /// By how much a value is outside of the bounds: 0 or less within, infinite for what is not a number.
+    pub fn excess(&self, value: f64) -> f64 {
+        if value.is_nan() {
+            return f64::INFINITY;
+        }
+        let above = self.max.map_or(f64::NEG_INFINITY, |max| value - max);
+        let below = self.min.map_or(f64::NEG_INFINITY, |min| min - value);
+        above.max(below)
+    }
 }
 
 /// A valid sweep.
@@ -36,6 +63,8 @@ pub struct SweepSpec {
     pub name: String,
     /// What it improves; one, or several of equal weight.
     pub objectives: Vec<Objective>,
+    /// What its best trials have to keep.
+    pub constraints: Vec<Constraint>,
     /// How many trials there are at most; `None` where the search or its driver ends it.
     pub trials: Option<u64>,
     /// How many run at once; `None` as many as resources allow.
@@ -187,6 +216,7 @@ fn read_sweep(root: &Table<'_>, default_name: &str, runnable: bool) -> SweepSpec
     let mut spec = SweepSpec {
         name: root.name().unwrap_or_else(|| default_name.to_owned()),
         objectives: Vec::new(),
+        constraints: read_constraints(root),
         trials: None,
         concurrency: None,
         seed: 0,
@@ -226,7 +256,8 @@ fn read_head(table: Table<'_>, several: Vec<Objective>, runnable: bool, spec: &m
         }
         // Asked and told, the value has no need of a name.
         let metric = metric.unwrap_or_else(|| "value".to_owned());
-        spec.objectives = vec![Objective { metric, mode: mode.unwrap_or_default(), target: None }];
+        spec.objectives =
+            vec![Objective { metric, mode: mode.unwrap_or_default(), target: None, reference: None }];
     }
     let count = |key, range| table.integer(key, range).map(|count| count as u64);
     spec.trials = count("trials", 1..=SWEEP_TRIALS);
@@ -261,10 +292,44 @@ fn read_objectives(root: &Table<'_>) -> Vec<Objective> {
         }
         let mode = table.word("mode", &MODES).unwrap_or_default();
         let target = table.number("target", "a finite number", |_| true);
+        let reference = table.number("reference", "a finite number", |_| true);
         table.finish();
-        objectives.push(Objective { metric, mode, target });
+        objectives.push(Objective { metric, mode, target, reference });
     }
     objectives
+}
+
+fn read_constraints(root: &Table<'_>) -> Vec<Constraint> {
+    let tables = root.tables("constraint");
+    if tables.len() > SWEEP_CONSTRAINTS {
+        let message = format!("{} constraints; a sweep has at most {SWEEP_CONSTRAINTS}", tables.len());
+        root.problem(root.span_of("constraint"), message);
+    }
+    let mut constraints: Vec<Constraint> = Vec::new();
+    for table in tables {
+        table.require("metric", "metric = \"latency_ms\"");
+        let metric = table.text("metric").unwrap_or_default();
+        if let Some(problem) = table.has("metric").then(|| check_metric_name(&metric).err()).flatten() {
+            table.problem(table.span_of("metric"), problem);
+        } else if constraints.iter().any(|other| other.metric == metric) {
+            let message = format!("`{metric}` is constrained twice; give one table both `min` and `max`");
+            table.problem(table.span_of("metric"), message);
+        }
+        let bound = |key| table.number(key, "a finite number", |_| true);
+        let (min, max) = (bound("min"), bound("max"));
+        if !table.has("min") && !table.has("max") {
+            let message = "`constraint` has neither `min` nor `max`";
+            table.problem_with_help(table.span(), message, "add `max = 10.0` or `min = 0.0`");
+        }
+        if let (Some(min), Some(max)) = (min, max)
+            && min > max
+        {
+            table.problem(table.span_of("min"), format!("`constraint.min` is {min}, above `max` {max}"));
+        }
+        table.finish();
+        constraints.push(Constraint { metric, min, max });
+    }
+    constraints
 }
 
 /// What each table allows and the tables together do not.
@@ -279,6 +344,17 @@ fn check_together(root: &Table<'_>, spec: &SweepSpec) {
                 message,
                 "give it a `step`, or another `search.kind`",
             );
+        }
+    }
+    if let Search::Pbt(population) = spec.search {
+        if !matches!(spec.stopping, Stopping::None | Stopping::Plateau { .. }) {
+            let message = "`pbt` decides by itself which trials go on, and so would early stopping";
+            root.problem_with_help(root.span_of("stopping"), message, "use `kind = \"none\"`");
+        }
+        if let Some(trials) = spec.trials.filter(|trials| *trials < population.members) {
+            let message = format!("{trials} trials are less than the {} members", population.members);
+            let help = "a trial is one member over one interval; `trials` counts all of them";
+            root.problem_with_help(root.span_of("search"), message, help);
         }
     }
     if spec.has_several_objectives() {
@@ -296,7 +372,7 @@ fn check_together(root: &Table<'_>, spec: &SweepSpec) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Halving, HalvingMode, Work};
+    use super::super::{Cutoff, Halving, HalvingMode, Work};
     use super::*;
 
     const CONTRACT: &str = r#"
@@ -346,9 +422,14 @@ beta2 = 0.95
         let sweep = SweepSpec::parse_runnable(CONTRACT, "x").unwrap();
         assert_eq!(
             sweep.objectives,
-            [Objective { metric: "val/accuracy".into(), mode: MetricMode::Max, target: None }]
+            [Objective {
+                metric: "val/accuracy".into(),
+                mode: MetricMode::Max,
+                target: None,
+                reference: None
+            }]
         );
-        let asha = Halving { mode: HalvingMode::Promote, min: 1, max: 81, eta: 3 };
+        let asha = Halving { mode: HalvingMode::Promote, min: 1, max: 81, eta: 3, cutoff: Cutoff::default() };
         assert_eq!(sweep.stopping, Stopping::Asha(asha));
         let names: Vec<&str> = sweep.params.iter().map(|param| param.name.as_str()).collect();
         assert_eq!(names, ["lr", "dropout", "layers", "opt", "beta2", "batch", "epochs"]);
@@ -457,7 +538,29 @@ momentum = { kind = "float", low = 0.1, high = 0.3, when = { width = [16, 24] } 
     #[test]
     fn what_cannot_be_meant_is_refused() {
         for (lines, expected) in [
-            ("[search]\nkind = \"cmaes\"", "which this build does not have"),
+            ("[search]\nkind = \"pbtt\"", "did you mean `pbt`?"),
+            ("[search]\nkind = \"pbt\"", "`search.interval` is missing"),
+            ("[search]\nkind = \"pbt\"\ninterval = 0", "at least 1"),
+            ("[search]\nkind = \"pbt\"\ninterval = 1\npopulation = 1", "it must be 2 to 10000"),
+            ("[search]\nkind = \"pbt\"\ninterval = 1", "3 trials are less than the 10 members"),
+            ("[search]\nkind = \"tpe\"\ninterval = 1", "`search.kind = \"tpe\"` has no key `interval`"),
+            (
+                "[search]\nkind = \"pbt\"\ninterval = 1\n[stopping]\nkind = \"median\"",
+                "decides by itself which trials go on",
+            ),
+            ("[[constraint]]\nmetric = \"a\"", "neither `min` nor `max`"),
+            ("[[constraint]]\nmax = 1", "`constraint.metric` is missing"),
+            ("[[constraint]]\nmetric = \"a\"\nmin = 2\nmax = 1", "`constraint.min` is 2, above `max` 1"),
+            ("[[constraint]]\nmetric = \"a\"\nmax = inf", "it must be a finite number"),
+            (
+                "[[constraint]]\nmetric = \"a\"\nmin = 2\n[[constraint]]\nmetric = \"a\"\nmax = 1",
+                "constrained twice",
+            ),
+            ("[stopping]\nkind = \"asha\"\nmax = 9\ncutoff = \"upper\"", "`stopping.cutoff` cannot be"),
+            (
+                "[stopping]\nkind = \"asha\"\nmax = 9\nmode = \"promote\"\ncutoff = \"lower\"",
+                "belongs to `mode = \"stop\"`",
+            ),
             ("[stopping]\nkind = \"threshold\"", "neither `lower` nor `upper`"),
             ("[stopping]\nkind = \"threshold\"\nlower = 2\nupper = 1", "above `upper`"),
             ("[stopping]\nkind = \"patient\"", "`stopping.patience` is missing"),
