@@ -33,6 +33,19 @@ pub enum Error {
         /// How many values came.
         found: usize,
     },
+    /// A complete trial is told a value for each constraint.
+    #[error("trial {number} is told {found} values for {wanted} constraints; tell one value for each")]
+    MeasureCount {
+        /// The trial.
+        number: u64,
+        /// How many constraints there are.
+        wanted: usize,
+        /// How many values came.
+        found: usize,
+    },
+    /// What is known from older studies is known from the start.
+    #[error("trials of older studies are taken in before the first trial is asked for, not later")]
+    Begun,
     /// A complete trial has a value.
     #[error("trial {0} has no value; tell one, or tell that it failed")]
     NoValue(u64),

@@ -6,10 +6,14 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod error;
+pub mod importance;
 pub mod log;
+pub mod pareto;
 pub mod protocol;
 mod random;
+mod record;
 pub mod replay;
+mod results;
 pub mod sampler;
 pub mod space;
 pub mod stopping;
@@ -17,6 +21,7 @@ mod study;
 mod trial;
 
 pub use error::Error;
+pub use record::{Identity, Known, Record};
 pub use space::{Point, Space};
-pub use study::{Ask, Handed, Identity, Record, Study};
-pub use trial::{Decision, Origin, Outcome, Trial, TrialState};
+pub use study::{Ask, Counts, Handed, Study};
+pub use trial::{Decision, Lineage, Origin, Outcome, Trial, TrialState};

@@ -1,7 +1,7 @@
 //! The log as bytes: one JSON record a line, so that a journal can be read by eye and cut anywhere.
 
 use crate::error::Error;
-use crate::study::Record;
+use crate::record::Record;
 
 /// Records as lines.
 pub fn encode(records: &[Record]) -> Vec<u8> {

@@ -3,7 +3,9 @@
 use crate::study::{Ask, Study};
 use crate::trial::{Outcome, Trial};
 use phalanx_core::report::Metric;
+use phalanx_core::spec::Constraint;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// Answers one request. A bad one is answered with an error and changes nothing; what a good one changed is in the
 /// study's records.
@@ -19,19 +21,33 @@ fn respond(study: &mut Study, line: &[u8]) -> Result<Value, String> {
         Some("ask") => Ok(ask(study)),
         Some("report") => report(study, &request),
         Some("tell") => tell(study, &request),
-        Some(other) => Err(format!("unknown op `{other}`; known are ask, report and tell")),
-        None => Err("`op` is missing; it is ask, report or tell".to_owned()),
+        Some("best") => Ok(best(study)),
+        Some("importance") => {
+            Ok(json!({ "importance": study.importance().into_iter().collect::<BTreeMap<_, _>>() }))
+        }
+        Some(other) => Err(format!("unknown op `{other}`; known are {OPS}")),
+        None => Err(format!("`op` is missing; known are {OPS}")),
     }
 }
 
+const OPS: &str = "ask, report, tell, best and importance";
+
 fn ask(study: &mut Study) -> Value {
-    let Ask::Trial(handed) = study.ask() else { return json!({ "done": true }) };
+    let handed = match study.ask() {
+        Ask::Trial(handed) => handed,
+        // A member of a population waits for its own trial; to ask again later is worth it.
+        Ask::Wait if study.is_population() => return json!({ "done": true, "wait": true }),
+        Ask::Wait | Ask::Done => return json!({ "done": true }),
+    };
     let mut trial = Map::new();
     trial.insert("number".to_owned(), handed.number.into());
     trial.insert("params".to_owned(), json!(handed.params));
     trial.insert("sampler".to_owned(), json!(study.trials()[handed.number as usize].origin));
     if handed.resumed {
         trial.insert("resumed".to_owned(), true.into());
+    }
+    if let Some(from) = handed.from {
+        trial.insert("from".to_owned(), from.into());
     }
     json!({ "trial": trial })
 }
@@ -56,9 +72,11 @@ fn tell(study: &mut Study, request: &Map<String, Value>) -> Result<Value, String
         }
         (None, None) => None,
     };
+    let measured = measured(study, request)?;
     let outcome = match (state(request)?.as_deref(), values) {
-        (None | Some("complete"), Some(values)) => Outcome::Values(values),
-        (Some("complete"), None) => Outcome::LastReport,
+        (None | Some("complete"), Some(values)) => Outcome::Measured { values, measured },
+        (Some("complete"), None) if measured.is_empty() => Outcome::LastReport,
+        (Some("complete"), None) => return Err("`value` is missing beside `constraints`".to_owned()),
         (Some("stopped"), _) => Outcome::Stopped,
         (Some("failed"), _) => Outcome::Failed,
         (Some("cancelled"), _) => Outcome::Cancelled,
@@ -70,11 +88,37 @@ fn tell(study: &mut Study, request: &Map<String, Value>) -> Result<Value, String
         (None, None) => return Err("`value` is missing; tell one, or a `state`".to_owned()),
     };
     study.tell(number, outcome).map_err(|error| error.to_string())?;
-    if study.has_several_objectives() {
-        let front: Vec<Value> = study.front().map(|trial| described(trial, true)).collect();
-        return Ok(json!({ "ok": true, "front": front }));
+    Ok(match study.has_several_objectives() {
+        true => json!({ "ok": true, "front": front(study) }),
+        false => json!({ "ok": true, "best": study.best().map(|trial| described(trial, false)) }),
+    })
+}
+
+fn front(study: &Study) -> Vec<Value> {
+    study.front().map(|trial| described(trial, true)).collect()
+}
+
+fn best(study: &Study) -> Value {
+    match study.hypervolume() {
+        Some(volume) => json!({ "front": front(study), "hypervolume": Metric(volume) }),
+        None => json!({ "best": study.best().map(|trial| described(trial, false)) }),
     }
-    Ok(json!({ "ok": true, "best": study.best().map(|trial| described(trial, false)) }))
+}
+
+/// The values of the constraints' metrics, in the order of the constraints.
+fn measured(study: &Study, request: &Map<String, Value>) -> Result<Vec<f64>, String> {
+    let Some(given) = request.get("constraints") else { return Ok(Vec::new()) };
+    let given = given.as_object().ok_or("`constraints` must be an object: a number for each metric")?;
+    let known = study.constraints();
+    if let Some(other) = given.keys().find(|key| known.iter().all(|constraint| constraint.metric != **key)) {
+        return Err(format!("`constraints` names `{other}`, which no [[constraint]] does"));
+    }
+    let value = |constraint: &Constraint| {
+        let metric = &constraint.metric;
+        let value = given.get(metric).ok_or_else(|| format!("`constraints` lacks `{metric}`"))?;
+        value.as_f64().ok_or_else(|| format!("`constraints.{metric}` must be a number"))
+    };
+    known.iter().map(value).collect()
 }
 
 fn described(trial: &Trial, several: bool) -> Value {
@@ -180,6 +224,37 @@ mod tests {
     }
 
     #[test]
+    fn constraints_are_told_by_name_and_the_best_keeps_them() {
+        let lines =
+            "[[constraint]]\nmetric = \"ms\"\nmax = 5\n[[constraint]]\nmetric = \"mb\"\nmin = 1\nmax = 9\n";
+        let mut study = Study::new(&sweep(lines));
+        (0..3).for_each(|_| drop(line(&mut study, r#"{"op":"ask"}"#)));
+        for (constraints, expected) in [
+            ("", "0 values for 2 constraints"),
+            (r#","constraints":{"ms":1}"#, "lacks `mb`"),
+            (r#","constraints":{"ms":1,"mb":"x"}"#, "must be a number"),
+            (r#","constraints":{"ms":1,"mb":1,"kb":1}"#, "names `kb`"),
+            (r#","constraints":[1,2]"#, "must be an object"),
+        ] {
+            let told = line(&mut study, &format!(r#"{{"op":"tell","number":0,"value":1{constraints}}}"#));
+            assert!(told.contains(expected), "{told}");
+        }
+        let tell = |study: &mut Study, number: u64, value: f64, ms: f64| {
+            line(
+                study,
+                &format!(
+                    r#"{{"op":"tell","number":{number},"value":{value},"constraints":{{"mb":2,"ms":{ms}}}}}"#
+                ),
+            )
+        };
+        assert_eq!(tell(&mut study, 0, 0.1, 5.5), r#"{"ok":true,"best":null}"#);
+        let best = r#""best":{"number":1,"params":{},"value":0.4}}"#;
+        assert_eq!(tell(&mut study, 1, 0.4, 5.0), format!("{{\"ok\":true,{best}"));
+        assert_eq!(tell(&mut study, 2, 0.2, 6.0), format!("{{\"ok\":true,{best}"));
+        assert_eq!(line(&mut study, r#"{"op":"best"}"#), format!("{{{best}"));
+    }
+
+    #[test]
     fn several_objectives_answer_with_their_front() {
         let lines =
             "[params]\nx = 1\n[[objective]]\nmetric = \"a\"\n[[objective]]\nmetric = \"b\"\nmode = \"max\"\n";
@@ -188,6 +263,11 @@ mod tests {
         line(&mut study, r#"{"op":"ask"}"#);
         assert!(line(&mut study, r#"{"op":"tell","number":0,"value":1}"#).contains("2 objectives"));
         let told = line(&mut study, r#"{"op":"tell","number":0,"values":[1,2.5]}"#);
-        assert_eq!(told, r#"{"ok":true,"front":[{"number":0,"params":{"x":1},"values":[1.0,2.5]}]}"#);
+        let front = r#""front":[{"number":0,"params":{"x":1},"values":[1.0,2.5]}]"#;
+        assert_eq!(told, format!("{{\"ok\":true,{front}}}"));
+        line(&mut study, r#"{"op":"ask"}"#);
+        line(&mut study, r#"{"op":"tell","number":1,"values":[2,2]}"#);
+        let best = line(&mut study, r#"{"op":"best"}"#);
+        assert_eq!(best, format!("{{{front},\"hypervolume\":0.5}}"));
     }
 }

@@ -91,6 +91,18 @@ impl Axis {
             Axis::Single => 0.0,
         }
     }
+
+    /// Where a float lies as a share of the axis: `at` brings it back.
+    pub fn share(&self, float: f64) -> f64 {
+        match self {
+            Axis::Numeric(scale) => {
+                let (low, high) = scale.ends();
+                (scale.bend(float) - low) / (high - low)
+            }
+            Axis::Categories(count) => (float + 0.5) / *count as f64,
+            Axis::Single => 0.5,
+        }
+    }
 }
 
 fn last(domain: &Domain) -> f64 {
@@ -295,7 +307,13 @@ fixed = 50
                 }
             }
             let back = space.params_of(&space.point_of(&params).unwrap());
-            prop_assert_eq!(back, params);
+            prop_assert_eq!(&back, &params);
+            for (param, float) in space.params().iter().zip(&point) {
+                if let Some(float) = float {
+                    let there = param.axis.at(param.axis.share(*float));
+                    prop_assert!((there - float).abs() <= 1e-9 * float.abs(), "{}", param.name);
+                }
+            }
         }
     }
 }

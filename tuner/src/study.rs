@@ -1,109 +1,21 @@
 //! The study: hands out trials, judges their reports, hears how they ended, and writes all of it down.
 
 use crate::error::Error;
-use crate::sampler::{self, Samplers, View};
+use crate::record::{Identity, Known, Record};
+use crate::results::Results;
+use crate::sampler::{Proposal, Samplers, Suggestion, View};
 use crate::space::{Point, Space};
 use crate::stopping::{self, Rule};
 use crate::trial::{Decision, Origin, Outcome, Trial, TrialState};
 use phalanx_core::report::Metric;
-use phalanx_core::spec::{MetricMode, Objective, ParamSpec, Params, Search, Stopping, SweepSpec};
-use serde::{Deserialize, Serialize};
-
-/// The settings that decisions follow from; a log belongs to one of these.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Identity {
-    /// What is improved.
-    pub objectives: Vec<Objective>,
-    /// Seeds every random choice.
-    pub seed: u64,
-    /// What proposes.
-    pub search: Search,
-    /// What stops early.
-    pub stopping: Stopping,
-    /// The parameters.
-    pub params: Vec<ParamSpec>,
-    /// Points to try first.
-    pub enqueue: Vec<Params>,
-}
-
-impl Identity {
-    fn of(spec: &SweepSpec) -> Identity {
-        Identity {
-            objectives: spec.objectives.clone(),
-            seed: spec.seed,
-            search: spec.search,
-            stopping: spec.stopping.clone(),
-            params: spec.params.clone(),
-            enqueue: spec.enqueue.clone(),
-        }
-    }
-
-    /// The first table in which two differ.
-    fn difference(&self, other: &Identity) -> Option<&'static str> {
-        let parts = [
-            ("sweep.metric", self.objectives == other.objectives),
-            ("sweep.seed", self.seed == other.seed),
-            ("search", self.search == other.search),
-            ("stopping", self.stopping == other.stopping),
-            ("params", self.params == other.params),
-            ("enqueue", self.enqueue == other.enqueue),
-        ];
-        parts.iter().find(|(_, same)| !same).map(|(name, _)| *name)
-    }
-}
-
-/// One entry of a study's log. The log is append-only; all of a study's state follows from it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Record {
-    /// The first record: whose log this is.
-    Study(Box<Identity>),
-    /// A new trial was handed out.
-    Asked {
-        /// Its number.
-        number: u64,
-        /// What made the parameters.
-        sampler: Origin,
-        /// The index of the enqueued point, if it is one.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        enqueued: Option<usize>,
-        /// The parameters.
-        params: Params,
-    },
-    /// A paused trial was handed out again.
-    Resumed {
-        /// Its number.
-        number: u64,
-    },
-    /// A trial reported, and this was decided.
-    Reported {
-        /// Its number.
-        number: u64,
-        /// The step.
-        step: u64,
-        /// The value.
-        value: Metric,
-        /// What it heard.
-        decision: Decision,
-    },
-    /// A trial ended.
-    Told {
-        /// Its number.
-        number: u64,
-        /// How.
-        state: TrialState,
-        /// With which values, if any.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        values: Vec<Metric>,
-    },
-}
+use phalanx_core::spec::{Constraint, MetricMode, Objective, Params, Search, SweepSpec};
 
 /// What a study hands out.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ask {
     /// A trial to run.
     Trial(Handed),
-    /// Nothing now; a running trial may still let a paused one go on.
+    /// Nothing now; once a running trial reports or ends, a paused one may go on, or a member of a population.
     Wait,
     /// Nothing any more.
     Done,
@@ -118,6 +30,8 @@ pub struct Handed {
     pub params: Params,
     /// Whether it was paused and goes on from its checkpoint.
     pub resumed: bool,
+    /// The trial whose last checkpoint a new one starts from; where it has none, from nothing.
+    pub from: Option<u64>,
 }
 
 /// A search under way.
@@ -130,12 +44,13 @@ pub struct Study {
     space: Space,
     enqueue: Vec<Point>,
     next_enqueued: usize,
+    /// Those of older studies first.
     trials: Vec<Trial>,
+    known: usize,
     samplers: Samplers,
     rule: Box<dyn Rule>,
     counts: Counts,
-    best: Option<u64>,
-    front: Vec<u64>,
+    results: Results,
     records: Vec<Record>,
 }
 
@@ -215,15 +130,15 @@ impl Study {
             identity: Identity::of(spec),
             trials_limit: spec.trials,
             max_failed: spec.max_failed_trials,
-            samplers: Samplers::new(spec.search, &space, spec.objectives.len()),
+            samplers: Samplers::new(spec, &space),
             rule: stopping::rule(&spec.stopping, spec.seed),
             space,
             enqueue,
             next_enqueued: 0,
             trials: Vec::new(),
+            known: 0,
             counts: Counts::default(),
-            best: None,
-            front: Vec::new(),
+            results: Results::default(),
             records: Vec::new(),
         }
     }
@@ -233,9 +148,49 @@ impl Study {
         std::mem::take(&mut self.records)
     }
 
-    /// All trials, by number.
+    /// All trials, by number; those of older studies are not among them.
     pub fn trials(&self) -> &[Trial] {
-        &self.trials
+        &self.trials[self.known..]
+    }
+
+    /// Takes complete trials of older studies in, so that the search begins with what they found; how many of them fit.
+    /// One that has other parameters, values outside of their bounds, or another number of objectives or constraints
+    /// does not.
+    ///
+    /// # Errors
+    /// Once a trial has been asked for: suggestions follow from what was known before them.
+    pub fn learn(&mut self, known: impl IntoIterator<Item = Known>) -> Result<usize, Error> {
+        if !self.trials().is_empty() {
+            return Err(Error::Begun);
+        }
+        let before = self.known;
+        for trial in known {
+            if self.fits(&trial) {
+                self.take(Record::Known(trial));
+            }
+        }
+        Ok(self.known - before)
+    }
+
+    /// Its complete trials, for another study to learn from.
+    pub fn knowledge(&self) -> impl Iterator<Item = Known> {
+        let metrics = |values: &[f64]| values.iter().copied().map(Metric).collect();
+        self.trials().iter().filter(|trial| trial.state == TrialState::Complete).map(move |trial| Known {
+            params: trial.params.clone(),
+            values: metrics(&trial.values),
+            measured: metrics(&trial.measured),
+        })
+    }
+
+    fn fits(&self, known: &Known) -> bool {
+        let whole = |point: Point| {
+            let active = (0..point.len()).all(|at| self.space.is_active(at, &point) == point[at].is_some());
+            active && !point.is_empty()
+        };
+        known.values.len() == self.identity.objectives.len()
+            && known.measured.len() == self.identity.constraints.len()
+            && known.values.iter().all(|value| value.0.is_finite())
+            && self.space.point_of(&known.params).is_some_and(whole)
     }
 
     /// How many trials are in which state.
@@ -248,19 +203,45 @@ impl Study {
         &self.space
     }
 
+    /// Whether trials are members of a population, which wait for each other.
+    pub(crate) fn is_population(&self) -> bool {
+        matches!(self.identity.search, Search::Pbt(_))
+    }
+
     /// Whether several objectives are improved at once: then there is a front, and no single best.
     pub fn has_several_objectives(&self) -> bool {
         self.identity.objectives.len() > 1
     }
 
-    /// The complete trial with the best value of the first objective; the earliest of equals.
-    pub fn best(&self) -> Option<&Trial> {
-        self.best.map(|number| &self.trials[number as usize])
+    /// What is improved.
+    pub fn objectives(&self) -> &[Objective] {
+        &self.identity.objectives
     }
 
-    /// The complete trials that no other one beats in every objective, by number.
+    /// What the best trials have to keep, in the order in which their metrics are told.
+    pub fn constraints(&self) -> &[Constraint] {
+        &self.identity.constraints
+    }
+
+    /// The complete and feasible trial with the best value of the first objective; the earliest of equals.
+    pub fn best(&self) -> Option<&Trial> {
+        self.results.best().map(|number| &self.trials()[number as usize])
+    }
+
+    /// The complete and feasible trials that no other one beats in every objective, by number.
     pub fn front(&self) -> impl Iterator<Item = &Trial> {
-        self.front.iter().map(|number| &self.trials[*number as usize])
+        self.results.front().iter().map(|number| &self.trials()[*number as usize])
+    }
+
+    /// How much of the space of several objectives the front takes, up to their references.
+    pub fn hypervolume(&self) -> Option<f64> {
+        self.has_several_objectives().then(|| self.results.hypervolume(self.trials(), self.objectives()))
+    }
+
+    /// How much each searched parameter matters for being among the best tenth, the most important first; the shares
+    /// sum to 1 where anything matters (see [`crate::importance`]).
+    pub fn importance(&self) -> Vec<(&str, f64)> {
+        crate::importance::importance(&self.space, self.trials(), self.objectives())
     }
 
     /// The next trial to run: one that was promoted before any new one.
@@ -271,24 +252,33 @@ impl Study {
         if let Some(promoted) = self.ask_promoted() {
             return Ask::Trial(promoted);
         }
-        if self.trials_limit.is_some_and(|limit| self.trials.len() as u64 >= limit) {
+        let number = self.trials().len() as u64;
+        if self.trials_limit.is_some_and(|limit| number >= limit) {
             return self.nothing_new();
         }
-        let Some((origin, enqueued, point)) = self.propose() else { return self.nothing_new() };
-        let number = self.trials.len() as u64;
-        self.take(Record::Asked { number, sampler: origin, enqueued, params: self.space.params_of(&point) });
+        let (proposal, enqueued) = match self.propose() {
+            (Suggestion::Proposal(proposal), enqueued) => (proposal, enqueued),
+            (Suggestion::Wait, _) => return Ask::Wait,
+            (Suggestion::Exhausted, _) => return self.nothing_new(),
+        };
+        let Proposal { origin, point, lineage } = proposal;
+        let sampler = if enqueued.is_some() { Origin::Enqueued } else { origin };
+        let params = self.space.params_of(&point);
+        self.take(Record::Asked { number, sampler, enqueued, lineage, params });
         Ask::Trial(self.handed(number, false))
     }
 
     /// A paused trial that goes on now, if there is one; never a new one.
     pub fn ask_promoted(&mut self) -> Option<Handed> {
-        let number = self.rule.promotable(&self.trials).filter(|_| !self.is_over())?;
+        let number = self.rule.promotable(self.trials()).filter(|_| !self.is_over())?;
         self.take(Record::Resumed { number });
         Some(self.handed(number, true))
     }
 
     fn handed(&self, number: u64, resumed: bool) -> Handed {
-        Handed { number, params: self.trials[number as usize].params.clone(), resumed }
+        let trial = &self.trials()[number as usize];
+        let from = trial.lineage.and_then(|lineage| lineage.from).filter(|_| !resumed);
+        Handed { number, params: trial.params.clone(), resumed, from }
     }
 
     fn nothing_new(&self) -> Ask {
@@ -315,10 +305,12 @@ impl Study {
         })
     }
 
-    fn propose(&mut self) -> Option<(Origin, Option<usize>, Point)> {
+    /// The next point, and the index of the enqueued one that it was made of.
+    fn propose(&mut self) -> (Suggestion, Option<usize>) {
         let view = View {
             space: &self.space,
             trials: &self.trials,
+            known: self.known,
             objectives: &self.identity.objectives,
             stopping: &self.identity.stopping,
             seed: self.identity.seed,
@@ -326,12 +318,12 @@ impl Study {
         while let Some(given) = self.enqueue.get(self.next_enqueued) {
             // A grid may have been at this point already; then it is passed over.
             match self.samplers.suggest(&view, given) {
-                Some((_, point)) => return Some((Origin::Enqueued, Some(self.next_enqueued), point)),
-                None => self.next_enqueued += 1,
+                Suggestion::Exhausted => self.next_enqueued += 1,
+                found => return (found, Some(self.next_enqueued)),
             }
         }
         let nothing: Point = vec![None; self.space.params().len()];
-        self.samplers.suggest(&view, &nothing).map(|(origin, point)| (origin, None, point))
+        (self.samplers.suggest(&view, &nothing), None)
     }
 
     /// Judges a report. A repeated step, and one after a stop or pause, changes nothing and is answered as before.
@@ -339,7 +331,7 @@ impl Study {
     /// # Errors
     /// When there is no such trial, it has been told, or the step goes backwards.
     pub fn report(&mut self, number: u64, step: u64, value: f64) -> Result<Decision, Error> {
-        let trial = self.trials.get(number as usize).ok_or(Error::UnknownTrial(number))?;
+        let trial = self.trials().get(number as usize).ok_or(Error::UnknownTrial(number))?;
         if trial.state.is_told() {
             return Err(Error::Told(number));
         }
@@ -356,15 +348,23 @@ impl Study {
 
     /// Lets the rule see a report. A trial resumed from nothing repeats steps: those are judged no second time.
     fn judge(&mut self, number: u64, step: u64, value: f64) -> Decision {
-        let trial = &mut self.trials[number as usize];
+        let trial = &mut self.trials[self.known + number as usize];
         if trial.last_report().is_some_and(|(last, _)| step <= last) || self.identity.objectives.len() > 1 {
             return Decision::Continue;
         }
         trial.reports.push((step, value));
         let mode = self.identity.objectives[0].mode;
         let seen = stopping::Report { number, step, value, loss: loss(mode, value), mode };
-        let decision = self.rule.report(&self.trials, self.best, &seen);
-        if seen.loss == f64::INFINITY { Decision::Stop } else { decision }
+        let decision = self.rule.report(&self.trials[self.known..], self.results.best(), &seen);
+        let ends = seen.loss == f64::INFINITY || self.ends_interval(number, step);
+        if ends { Decision::Stop } else { decision }
+    }
+
+    /// Whether a member of a population is at the end of its interval, and so its trial at its own.
+    fn ends_interval(&self, number: u64, step: u64) -> bool {
+        let Search::Pbt(population) = self.identity.search else { return false };
+        let lineage = self.trials()[number as usize].lineage;
+        lineage.is_some_and(|lineage| step >= (lineage.generation + 1).saturating_mul(population.interval))
     }
 
     /// Takes down how a trial ended; told again nothing changes.
@@ -372,24 +372,49 @@ impl Study {
     /// # Errors
     /// When there is no such trial, or the values are too few or too many.
     pub fn tell(&mut self, number: u64, outcome: Outcome) -> Result<(), Error> {
-        let trial = self.trials.get(number as usize).ok_or(Error::UnknownTrial(number))?;
+        let trial = self.trials().get(number as usize).ok_or(Error::UnknownTrial(number))?;
         if trial.state.is_told() {
             return Ok(());
         }
-        let wanted = self.identity.objectives.len();
-        let last = || trial.last_report().map(|(_, value)| vec![value]);
-        let early = trial.decision == Decision::Stop || trial.state == TrialState::Paused;
-        let ended = if early { TrialState::Stopped } else { TrialState::Complete };
-        let (state, values) = match outcome {
-            Outcome::Values(values) if values.len() == wanted => (ended, values),
-            Outcome::Values(values) => return Err(Error::ValueCount { number, wanted, found: values.len() }),
-            Outcome::LastReport => (ended, last().filter(|_| wanted == 1).ok_or(Error::NoValue(number))?),
-            Outcome::Stopped => (TrialState::Stopped, last().unwrap_or_default()),
-            Outcome::Failed => (TrialState::Failed, Vec::new()),
-            Outcome::Cancelled => (TrialState::Cancelled, Vec::new()),
-        };
-        self.take(Record::Told { number, state, values: values.into_iter().map(Metric).collect() });
+        let (state, values, measured) = self.ending(trial, outcome)?;
+        let metrics = |values: Vec<f64>| values.into_iter().map(Metric).collect();
+        self.take(Record::Told { number, state, values: metrics(values), measured: metrics(measured) });
         Ok(())
+    }
+
+    /// How a trial ends, with which values and measures.
+    fn ending(&self, trial: &Trial, outcome: Outcome) -> Result<(TrialState, Vec<f64>, Vec<f64>), Error> {
+        let (number, wanted) = (trial.number, self.identity.objectives.len());
+        let last = trial.last_report().filter(|_| wanted == 1);
+        // A member at the end of its interval has done all that was asked of it.
+        let whole = last.is_some_and(|(step, value)| {
+            self.ends_interval(number, step) && loss(self.mode(), value) != f64::INFINITY
+        });
+        let early = trial.decision == Decision::Stop || trial.state == TrialState::Paused;
+        let ended = if early && !whole { TrialState::Stopped } else { TrialState::Complete };
+        let last = last.map(|(_, value)| vec![value]);
+        let (state, values, measured) = match outcome {
+            Outcome::Values(values) => (ended, values, Vec::new()),
+            Outcome::Measured { values, measured } => (ended, values, measured),
+            Outcome::LastReport => (ended, last.ok_or(Error::NoValue(number))?, Vec::new()),
+            Outcome::Stopped if whole => (TrialState::Complete, last.unwrap_or_default(), Vec::new()),
+            Outcome::Stopped => return Ok((TrialState::Stopped, last.unwrap_or_default(), Vec::new())),
+            Outcome::Failed => return Ok((TrialState::Failed, Vec::new(), Vec::new())),
+            Outcome::Cancelled => return Ok((TrialState::Cancelled, Vec::new(), Vec::new())),
+        };
+        if values.len() != wanted {
+            return Err(Error::ValueCount { number, wanted, found: values.len() });
+        }
+        let (constraints, found) = (self.identity.constraints.len(), measured.len());
+        let unmeasured = found == 0 && state == TrialState::Stopped;
+        if found != constraints && !unmeasured {
+            return Err(Error::MeasureCount { number, wanted: constraints, found });
+        }
+        Ok((state, values, measured))
+    }
+
+    fn mode(&self) -> MetricMode {
+        self.identity.objectives[0].mode
     }
 
     /// Writes a record down and does what it says.
@@ -400,130 +425,118 @@ impl Study {
 
     /// Does again what a record of the log says.
     fn replay(&mut self, record: Record) -> Result<(), Error> {
-        let state = |number: u64| self.trials.get(number as usize).map(|trial| trial.state);
-        let bad = |message: String| Err(Error::BadLog(message));
-        match &record {
-            Record::Study(_) => return bad("it begins twice".to_owned()),
-            Record::Asked { number, params, .. } => {
-                if *number != self.trials.len() as u64 {
-                    return bad(format!("trial {number} is asked for as number {}", self.trials.len()));
-                }
-                if self.space.point_of(params).is_none() {
-                    return bad(format!("trial {number} has parameters outside of the space"));
-                }
-            }
-            Record::Resumed { number } if state(*number) != Some(TrialState::Paused) => {
-                return bad(format!("trial {number} is resumed and was not paused"));
-            }
-            Record::Reported { number, step, value, .. } => {
-                if state(*number) != Some(TrialState::Running) {
-                    return bad(format!("trial {number} reports and does not run"));
-                }
-                // The rule learns from the report again; what the trial heard then is what counts.
-                self.judge(*number, *step, value.0);
-            }
-            Record::Told { number, values, state: ended } => {
-                let wanted = self.identity.objectives.len();
-                if state(*number).is_none_or(TrialState::is_told) || !ended.is_told() {
-                    return bad(format!("trial {number} is told and was not open"));
-                }
-                if *ended == TrialState::Complete && values.len() != wanted {
-                    return bad(format!(
-                        "trial {number} is told {} values for {wanted} objectives",
-                        values.len()
-                    ));
-                }
-            }
-            Record::Resumed { .. } => {}
+        self.check(&record).map_err(Error::BadLog)?;
+        if let Record::Reported { number, step, value, .. } = &record {
+            // The rule learns from the report again; what the trial heard then is what counts.
+            self.judge(*number, *step, value.0);
         }
         self.apply(&record);
         Ok(())
+    }
+
+    /// Whether a record can follow the ones before it.
+    fn check(&self, record: &Record) -> Result<(), String> {
+        let state = |number: u64| self.trials().get(number as usize).map(|trial| trial.state);
+        let next = self.trials().len() as u64;
+        match record {
+            Record::Study(_) => Err("it begins twice".to_owned()),
+            Record::Known(known) if next > 0 || !self.fits(known) => {
+                Err("a trial of an older study does not belong there".to_owned())
+            }
+            Record::Asked { number, .. } if *number != next => {
+                Err(format!("trial {number} is asked for as number {next}"))
+            }
+            Record::Asked { number, params, .. } if self.space.point_of(params).is_none() => {
+                Err(format!("trial {number} has parameters outside of the space"))
+            }
+            Record::Resumed { number } if state(*number) != Some(TrialState::Paused) => {
+                Err(format!("trial {number} is resumed and was not paused"))
+            }
+            Record::Reported { number, .. } if state(*number) != Some(TrialState::Running) => {
+                Err(format!("trial {number} reports and does not run"))
+            }
+            Record::Told { number, state: ended, .. }
+                if state(*number).is_none_or(TrialState::is_told) || !ended.is_told() =>
+            {
+                Err(format!("trial {number} is told and was not open"))
+            }
+            Record::Told { number, state: TrialState::Complete, values, measured }
+                if values.len() != self.identity.objectives.len()
+                    || measured.len() != self.identity.constraints.len() =>
+            {
+                Err(format!("trial {number} is told too few or too many values"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The one place where state changes, for what happens and for what is replayed.
     fn apply(&mut self, record: &Record) {
         match record {
             Record::Study(_) => {}
-            Record::Asked { number, sampler, enqueued, params } => {
-                let point = self.space.point_of(params).unwrap_or_default();
-                self.trials.push(Trial {
-                    number: *number,
-                    params: params.clone(),
-                    point,
-                    origin: *sampler,
-                    state: TrialState::Running,
-                    decision: Decision::Continue,
-                    reports: Vec::new(),
-                    values: Vec::new(),
-                    run_step: None,
-                });
+            Record::Known(known) => {
+                self.add(0, Origin::Enqueued, &known.params);
+                self.known += 1;
+                self.end(self.known - 1, TrialState::Complete, &known.values, &known.measured);
+            }
+            Record::Asked { number, sampler, enqueued, lineage, params } => {
+                let trial = self.add(*number, *sampler, params);
+                trial.lineage = *lineage;
                 self.counts.running += 1;
                 if let Some(index) = enqueued {
                     self.next_enqueued = index + 1;
                 }
-                self.samplers.asked(&self.space, &self.trials[*number as usize]);
+                self.samplers.asked(&self.space, &self.trials[self.known + *number as usize]);
             }
             Record::Resumed { number } => {
                 self.rule.resumed(*number);
                 self.move_to(*number, TrialState::Running);
-                let trial = &mut self.trials[*number as usize];
+                let trial = &mut self.trials[self.known + *number as usize];
                 (trial.decision, trial.run_step) = (Decision::Continue, None);
             }
             Record::Reported { number, step, decision, .. } => {
-                let trial = &mut self.trials[*number as usize];
+                let trial = &mut self.trials[self.known + *number as usize];
                 (trial.decision, trial.run_step) = (*decision, Some(*step));
                 if *decision == Decision::Pause {
                     self.move_to(*number, TrialState::Paused);
                 }
             }
-            Record::Told { number, state, values } => {
-                self.trials[*number as usize].values = values.iter().map(|value| value.0).collect();
-                self.move_to(*number, *state);
+            Record::Told { number, state, values, measured } => {
+                let index = self.known + *number as usize;
+                *self.counts.of(self.trials[index].state) -= 1;
+                *self.counts.of(*state) += 1;
+                self.end(index, *state, values, measured);
                 if *state == TrialState::Complete {
-                    self.crown(*number);
+                    let (trials, objectives) = (&self.trials[self.known..], &self.identity.objectives);
+                    self.results.crown(trials, objectives, *number);
                 }
-                let mode = self.identity.objectives[0].mode;
-                self.rule.told(mode, &self.trials[*number as usize]);
+                self.rule.told(self.identity.objectives[0].mode, &self.trials[index]);
             }
         }
     }
 
+    fn add(&mut self, number: u64, origin: Origin, params: &Params) -> &mut Trial {
+        let (index, point) = (self.trials.len(), self.space.point_of(params).unwrap_or_default());
+        self.trials.push(Trial::new(index, number, origin, params.clone(), point));
+        &mut self.trials[index]
+    }
+
+    fn end(&mut self, index: usize, state: TrialState, values: &[Metric], measured: &[Metric]) {
+        let trial = &mut self.trials[index];
+        trial.state = state;
+        trial.values = values.iter().map(|value| value.0).collect();
+        trial.measured = measured.iter().map(|value| value.0).collect();
+        let measures = self.identity.constraints.iter().zip(&trial.measured);
+        trial.violation = measures.map(|(constraint, value)| constraint.excess(*value).max(0.0)).sum();
+        self.samplers.moved(&self.identity.objectives, &self.trials[index]);
+    }
+
     fn move_to(&mut self, number: u64, state: TrialState) {
-        let trial = &mut self.trials[number as usize];
+        let trial = &mut self.trials[self.known + number as usize];
         *self.counts.of(trial.state) -= 1;
         *self.counts.of(state) += 1;
         trial.state = state;
-        let mode = self.identity.objectives[0].mode;
-        self.samplers.moved(mode, &self.trials[number as usize]);
-    }
-
-    /// Sees whether a complete trial is the best so far, or on the front.
-    fn crown(&mut self, number: u64) {
-        let objectives = &self.identity.objectives;
-        let value = self.trials[number as usize].values[0];
-        let beaten =
-            self.best().map_or(!value.is_nan(), |best| objectives[0].mode.is_better(value, best.values[0]));
-        if beaten {
-            self.best = Some(number);
-        }
-        let losses = |number: u64| {
-            let values = &self.trials[number as usize].values;
-            objectives
-                .iter()
-                .zip(values)
-                .map(|(objective, value)| loss(objective.mode, *value))
-                .collect::<Vec<f64>>()
-        };
-        let mine = losses(number);
-        if mine.contains(&f64::INFINITY)
-            || self.front.iter().any(|other| sampler::dominates(&losses(*other), &mine))
-        {
-            return;
-        }
-        let kept: Vec<u64> =
-            self.front.iter().copied().filter(|other| !sampler::dominates(&mine, &losses(*other))).collect();
-        self.front = kept;
-        self.front.push(number);
+        self.samplers.moved(&self.identity.objectives, &self.trials[self.known + number as usize]);
     }
 }
 

@@ -75,7 +75,7 @@ fn the_log_rebuilds_the_study_at_every_prefix() {
                 assert_eq!(&act(&mut study, next), expected, "after a crash at {crash}: {next:?}");
             }
             assert_eq!(format!("{:?}", study.trials()), format!("{:?}", whole.trials()));
-            assert_eq!((study.counts(), study.best), (whole.counts(), whole.best));
+            assert_eq!((study.counts(), study.best().cloned()), (whole.counts(), whole.best().cloned()));
         }
     }
 }
@@ -184,11 +184,17 @@ fn a_log_of_another_study_or_out_of_order_is_refused() {
     let records = study.take_records();
     let other = sweep("seed = 2\n[params]\nx = { kind = \"int\", low = 0, high = 9 }\n");
     assert_eq!(Study::rebuild(&other, records.clone()).err(), Some(Error::OtherStudy("sweep.seed")));
-    let told = |number| Record::Told { number, state: TrialState::Complete, values: vec![Metric(1.0)] };
+    let told = |number| Record::Told {
+        number,
+        state: TrialState::Complete,
+        values: vec![Metric(1.0)],
+        measured: Vec::new(),
+    };
     let asked = |number, x| Record::Asked {
         number,
         sampler: Origin::Random,
         enqueued: None,
+        lineage: None,
         params: Params::from([("x".to_owned(), ParamValue::Int(x))]),
     };
     for wrong in [
@@ -197,8 +203,18 @@ fn a_log_of_another_study_or_out_of_order_is_refused() {
         vec![asked(2, 1)],
         vec![asked(1, 11)],
         vec![Record::Resumed { number: 0 }],
-        vec![Record::Told { number: 0, state: TrialState::Running, values: Vec::new() }],
-        vec![Record::Told { number: 0, state: TrialState::Complete, values: Vec::new() }],
+        vec![Record::Told {
+            number: 0,
+            state: TrialState::Running,
+            values: Vec::new(),
+            measured: Vec::new(),
+        }],
+        vec![Record::Told {
+            number: 0,
+            state: TrialState::Complete,
+            values: Vec::new(),
+            measured: Vec::new(),
+        }],
         vec![records[0].clone()],
     ] {
         let log = records.iter().cloned().chain(wrong.clone());

@@ -1,7 +1,8 @@
 //! One trial of a study.
 
 use crate::space::Point;
-use phalanx_core::spec::Params;
+use crate::study::loss;
+use phalanx_core::spec::{Objective, Params};
 use serde::{Deserialize, Serialize};
 
 /// What made a trial's parameters.
@@ -20,6 +21,26 @@ pub enum Origin {
     Tpe,
     /// Gaussian process.
     Gp,
+    /// Covariance matrix adaptation.
+    Cmaes,
+    /// Genetic algorithm.
+    Nsga2,
+    /// Tree-structured Parzen estimator for several objectives.
+    Motpe,
+    /// Population-based training.
+    Pbt,
+}
+
+/// Where a trial of population-based training comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lineage {
+    /// The member that it is, from 0.
+    pub member: u64,
+    /// How many intervals lie behind it: its own is over at step `(generation + 1) · interval`.
+    pub generation: u64,
+    /// The trial whose checkpoint it starts from: the member's own last one, or a better member's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<u64>,
 }
 
 /// What a trial hears after a report.
@@ -65,6 +86,13 @@ impl TrialState {
 pub enum Outcome {
     /// With a value for each objective.
     Values(Vec<f64>),
+    /// The same where there are constraints: with a value for each of their metrics, too.
+    Measured {
+        /// A value for each objective.
+        values: Vec<f64>,
+        /// A value for each constraint.
+        measured: Vec<f64>,
+    },
     /// With the value it last reported.
     LastReport,
     /// Early, with the value it last reported, if any.
@@ -86,6 +114,8 @@ pub struct Trial {
     pub point: Point,
     /// What made them.
     pub origin: Origin,
+    /// Its place in a population.
+    pub lineage: Option<Lineage>,
     /// Where it is.
     pub state: TrialState,
     /// What it heard last.
@@ -94,11 +124,45 @@ pub struct Trial {
     pub reports: Vec<(u64, f64)>,
     /// What it was told with; empty before, and where it ended without a value.
     pub values: Vec<f64>,
+    /// The constraints' metrics, as told.
+    pub measured: Vec<f64>,
+    /// By how much it is outside of the constraints' bounds, in sum; 0 where it is feasible.
+    pub violation: f64,
+    /// Its place among all trials that the study knows, those of older studies first.
+    pub(crate) index: usize,
     /// The last step since it started or was resumed.
     pub(crate) run_step: Option<u64>,
 }
 
 impl Trial {
+    pub(crate) fn new(index: usize, number: u64, origin: Origin, params: Params, point: Point) -> Trial {
+        Trial {
+            number,
+            params,
+            point,
+            origin,
+            lineage: None,
+            state: TrialState::Running,
+            decision: Decision::Continue,
+            reports: Vec::new(),
+            values: Vec::new(),
+            measured: Vec::new(),
+            violation: 0.0,
+            index,
+            run_step: None,
+        }
+    }
+
+    /// Whether it keeps every constraint, as far as is known.
+    pub fn is_feasible(&self) -> bool {
+        self.violation == 0.0
+    }
+
+    /// Its losses: lower is better, what is not a number is infinite.
+    pub(crate) fn losses(&self, objectives: &[Objective]) -> Vec<f64> {
+        objectives.iter().zip(&self.values).map(|(objective, value)| loss(objective.mode, *value)).collect()
+    }
+
     /// The last (step, value) it reported.
     pub fn last_report(&self) -> Option<(u64, f64)> {
         self.reports.last().copied()

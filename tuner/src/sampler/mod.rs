@@ -1,28 +1,41 @@
 //! What proposes parameters. Every sampler is a pure function of (seed, trial number, the log before it); what it keeps
 //! between calls is a cache of the log.
 
+mod cmaes;
+mod duel;
 mod fidelity;
 mod gp;
 mod grid;
+mod leaders;
 mod normal;
+mod nsga2;
 mod parzen;
+mod pbt;
 mod random;
+mod rank;
 mod sobol;
 mod tpe;
 
+pub(crate) use normal::log_mass;
+
 use crate::space::{Axis, Point, Space};
-use crate::trial::{Origin, Trial};
-use phalanx_core::spec::{MetricMode, Objective, Search, Stopping};
+use crate::trial::{Lineage, Origin, Trial};
+use phalanx_core::spec::{Objective, Search, Stopping, SweepSpec};
 
 /// Trials that `auto` and `gp` lay out evenly before they learn from them.
 const STARTUP_TRIALS: usize = 10;
-/// Ended trials up to which `auto` takes the Gaussian process: beyond it the model is dear, and tpe is as good.
+/// Ended trials up to which `auto` takes the Gaussian process: beyond it the model is dear, and others are as good.
 const AUTO_GP_TRIALS: usize = 250;
+/// Ended trials up to which `auto` estimates densities for several objectives; beyond it, it breeds.
+const AUTO_MOTPE_TRIALS: usize = 1000;
 
 /// What a sampler may look at.
 pub(crate) struct View<'a> {
     pub(crate) space: &'a Space,
+    /// Those of older studies first.
     pub(crate) trials: &'a [Trial],
+    /// How many are of older studies.
+    pub(crate) known: usize,
     pub(crate) objectives: &'a [Objective],
     pub(crate) stopping: &'a Stopping,
     pub(crate) seed: u64,
@@ -31,66 +44,129 @@ pub(crate) struct View<'a> {
 impl View<'_> {
     /// The number of the trial that is being proposed.
     fn number(&self) -> u64 {
-        self.trials.len() as u64
+        (self.trials.len() - self.known) as u64
     }
 }
 
-/// Whether losses `a` are nowhere worse than `b` and somewhere better.
-pub(crate) fn dominates(a: &[f64], b: &[f64]) -> bool {
-    a.iter().zip(b).all(|(a, b)| a <= b) && a.iter().zip(b).any(|(a, b)| a < b)
+/// What a trial is to run with.
+#[derive(Debug)]
+pub(crate) struct Proposal {
+    pub(crate) origin: Origin,
+    pub(crate) point: Point,
+    pub(crate) lineage: Option<Lineage>,
 }
 
-/// The samplers of a study, and which of them is asked.
+/// What a sampler answers.
+#[derive(Debug)]
+pub(crate) enum Suggestion {
+    Proposal(Proposal),
+    /// Nothing before a running trial ends.
+    Wait,
+    /// No point is left that agrees with what is given.
+    Exhausted,
+}
+
+impl Suggestion {
+    fn of(origin: Origin, point: Point) -> Suggestion {
+        Suggestion::Proposal(Proposal { origin, point, lineage: None })
+    }
+}
+
+/// The samplers of a study, and which of them is asked. Those that a search never asks are not there.
 pub(crate) struct Samplers {
     search: Search,
+    several: bool,
     grid: Option<grid::Grid>,
     tpe: Option<tpe::Tpe>,
     gp: Option<gp::Gp>,
+    cmaes: Option<cmaes::Cmaes>,
+    nsga2: Option<nsga2::Nsga2>,
+    duel: duel::Duel,
     /// How many trials came from the low-discrepancy sequence.
     sobol_trials: u64,
 }
 
 impl Samplers {
-    pub(crate) fn new(search: Search, space: &Space, objectives: usize) -> Samplers {
-        let learns =
-            matches!(search, Search::Tpe | Search::Gp) || (search == Search::Auto && objectives == 1);
-        let models = search == Search::Gp || (learns && search == Search::Auto && suits_gp(space));
+    pub(crate) fn new(spec: &SweepSpec, space: &Space) -> Samplers {
+        let (search, several) = (spec.search, spec.objectives.len() > 1);
+        let auto = search == Search::Auto;
+        let learns = matches!(search, Search::Tpe | Search::Motpe | Search::Gp | Search::Cmaes) || auto;
+        let models = search == Search::Gp || (auto && !several && suits_gp(space));
+        let adapts = search == Search::Cmaes || (auto && !several && is_numeric(space));
+        let breeds = search == Search::Nsga2 || (auto && several);
         Samplers {
             search,
+            several,
             grid: (search == Search::Grid).then(|| grid::Grid::new(space)),
-            tpe: learns.then(|| tpe::Tpe::new(space)),
+            tpe: learns.then(|| tpe::Tpe::new(space, several)),
             gp: models.then(|| gp::Gp::new(space)),
+            cmaes: if adapts { cmaes::Cmaes::new(space, spec.seed) } else { None },
+            nsga2: breeds.then(nsga2::Nsga2::default),
+            duel: duel::Duel::default(),
             sobol_trials: 0,
         }
     }
 
-    /// The next point that agrees with what is given; `None` once a grid has no such point left.
-    pub(crate) fn suggest(&mut self, view: &View<'_>, given: &[Option<f64>]) -> Option<(Origin, Point)> {
-        match self.choose(view) {
-            Origin::Grid => self.grid.as_mut()?.next(view.space, given).map(|point| (Origin::Grid, point)),
-            Origin::Sobol => Some((Origin::Sobol, sobol::suggest(view, given, self.sobol_trials))),
-            Origin::Gp if let Some(point) = self.gp.as_mut()?.suggest(view, given) => {
-                Some((Origin::Gp, point))
-            }
-            // What the model cannot do the estimator does, and the trial says who made it.
-            Origin::Gp | Origin::Tpe => self.tpe.as_mut().map(|tpe| (Origin::Tpe, tpe.suggest(view, given))),
-            Origin::Random | Origin::Enqueued => Some((Origin::Random, random::suggest(view, given))),
+    /// The next point that agrees with what is given.
+    pub(crate) fn suggest(&mut self, view: &View<'_>, given: &[Option<f64>]) -> Suggestion {
+        if let Search::Pbt(population) = self.search {
+            return pbt::suggest(view, population, given);
         }
+        let origin = self.choose(view);
+        let found = match origin {
+            Origin::Grid => {
+                let point = self.grid.as_mut().and_then(|grid| grid.next(view.space, given));
+                return point.map_or(Suggestion::Exhausted, |point| Suggestion::of(Origin::Grid, point));
+            }
+            Origin::Sobol => Some(sobol::suggest(view, given, self.sobol_trials)),
+            Origin::Gp => self.gp.as_mut().and_then(|gp| gp.suggest(view, given)),
+            Origin::Cmaes => self.adapt(view, given),
+            Origin::Nsga2 => self.nsga2.as_ref().and_then(|nsga2| nsga2.suggest(view, given)),
+            _ => None,
+        };
+        if let Some(point) = found {
+            return Suggestion::of(origin, point);
+        }
+        // What a model cannot do the estimator does, and the trial says who made it.
+        match &mut self.tpe {
+            Some(tpe) if origin != Origin::Random => {
+                let origin = if self.several { Origin::Motpe } else { Origin::Tpe };
+                Suggestion::of(origin, tpe.suggest(view, given))
+            }
+            _ => Suggestion::of(Origin::Random, random::suggest(view, given)),
+        }
+    }
+
+    /// Numbers by covariance matrix adaptation, and all else as the estimator likes it best.
+    fn adapt(&mut self, view: &View<'_>, given: &[Option<f64>]) -> Option<Point> {
+        let numbers = self.cmaes.as_ref()?.suggest(view)?;
+        let both: Vec<Option<f64>> =
+            given.iter().zip(numbers).map(|(given, number)| given.or(number)).collect();
+        Some(match &mut self.tpe {
+            Some(tpe) if tpe.learned() >= tpe::STARTUP_TRIALS => tpe.suggest(view, &both),
+            _ => random::suggest(view, &both),
+        })
     }
 
     fn choose(&self, view: &View<'_>) -> Origin {
         let learned = self.tpe.as_ref().map_or(0, tpe::Tpe::learned);
         match self.search {
-            Search::Random => Origin::Random,
+            Search::Random | Search::Pbt(_) => Origin::Random,
             Search::Grid => Origin::Grid,
             Search::Sobol => Origin::Sobol,
-            Search::Tpe if learned < tpe::STARTUP_TRIALS => Origin::Random,
-            Search::Auto | Search::Gp if learned < STARTUP_TRIALS || view.objectives.len() > 1 => {
-                Origin::Sobol
-            }
+            Search::Tpe | Search::Motpe if learned < tpe::STARTUP_TRIALS => Origin::Random,
+            Search::Tpe => Origin::Tpe,
+            Search::Motpe => Origin::Motpe,
+            Search::Cmaes => Origin::Cmaes,
+            Search::Nsga2 if self.nsga2.as_ref().is_some_and(nsga2::Nsga2::breeds) => Origin::Nsga2,
+            Search::Nsga2 => Origin::Sobol,
+            Search::Auto | Search::Gp if learned < STARTUP_TRIALS => Origin::Sobol,
             Search::Gp => Origin::Gp,
+            Search::Auto if self.several && learned <= AUTO_MOTPE_TRIALS => Origin::Motpe,
+            Search::Auto if self.several => Origin::Nsga2,
             Search::Auto if self.gp.is_some() && learned <= AUTO_GP_TRIALS => Origin::Gp,
-            Search::Tpe | Search::Auto => Origin::Tpe,
+            Search::Auto if self.cmaes.is_some() && learned > AUTO_GP_TRIALS => self.duel.next(view.number()),
+            Search::Auto => Origin::Tpe,
         }
     }
 
@@ -103,20 +179,32 @@ impl Samplers {
         if let Some(tpe) = &mut self.tpe {
             tpe.asked(trial);
         }
-        if let Some(gp) = &mut self.gp {
-            gp.asked();
+        if let Some(cmaes) = &mut self.cmaes {
+            cmaes.asked(trial);
         }
     }
 
     /// A trial is in another state.
-    pub(crate) fn moved(&mut self, mode: MetricMode, trial: &Trial) {
+    pub(crate) fn moved(&mut self, objectives: &[Objective], trial: &Trial) {
         if let Some(tpe) = &mut self.tpe {
-            tpe.moved(mode, trial);
+            tpe.moved(objectives, trial);
         }
         if let Some(gp) = &mut self.gp {
             gp.moved(trial);
         }
+        if let Some(cmaes) = &mut self.cmaes {
+            cmaes.moved(objectives[0].mode, trial);
+        }
+        if let Some(nsga2) = &mut self.nsga2 {
+            nsga2.moved(objectives, trial);
+        }
+        self.duel.moved(objectives[0].mode, trial);
     }
+}
+
+/// Whether every parameter is a number that is always there.
+fn is_numeric(space: &Space) -> bool {
+    space.params().iter().all(|param| param.when.is_empty() && !matches!(param.axis, Axis::Categories(_)))
 }
 
 /// Whether a Gaussian process is at home in a space: no conditions, and mostly numbers.
@@ -131,9 +219,18 @@ fn suits_gp(space: &Space) -> bool {
 #[cfg(test)]
 mod tests {
     use crate::space::tests::{EVERY_KIND, sweep};
-    use crate::{Ask, Origin, Outcome, Study};
-    use phalanx_core::spec::ParamValue;
+    use crate::{Ask, Known, Origin, Outcome, Study};
+    use phalanx_core::report::Metric;
+    use phalanx_core::spec::{ParamValue, SweepSpec};
     use proptest::prelude::*;
+
+    /// Every sampler but the grid, whose spaces end.
+    const KINDS: [&str; 9] = ["auto", "random", "sobol", "tpe", "gp", "cmaes", "nsga2", "motpe", "pbt"];
+
+    fn search(kind: &str) -> String {
+        let keys = if kind == "pbt" { "interval = 1\npopulation = 4\n" } else { "" };
+        format!("[search]\nkind = \"{kind}\"\n{keys}")
+    }
 
     fn run(lines: &str, trials: usize) -> Study {
         let spec = sweep(lines);
@@ -151,10 +248,10 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(12))]
+        #![proptest_config(ProptestConfig::with_cases(27))]
         #[test]
-        fn every_sampler_keeps_to_the_space(seed in 0_u64..1000, kind in prop::sample::select(vec!["auto", "random", "sobol", "tpe", "gp"])) {
-            let lines = format!("seed = {seed}\n[search]\nkind = \"{kind}\"\n{EVERY_KIND}");
+        fn every_sampler_keeps_to_the_space(seed in 0_u64..1000, kind in prop::sample::select(KINDS.to_vec())) {
+            let lines = format!("seed = {seed}\n{}{EVERY_KIND}", search(kind));
             let spec = sweep(&lines);
             let study = run(&lines, 60);
             prop_assert_eq!(study.trials().len(), 60);
@@ -168,6 +265,54 @@ mod tests {
                 }
             }
         }
+
+        /// With three in flight, two objectives where the sampler takes them, a constraint, and trials of an older study.
+        #[test]
+        fn every_sampler_goes_on_alike_after_a_crash(
+            kind in prop::sample::select(KINDS.to_vec()),
+            several in any::<bool>(),
+            crash in 20_usize..50,
+        ) {
+            let two = "[[objective]]\nmetric = \"a\"\n[[objective]]\nmetric = \"b\"\nmode = \"max\"\n";
+            let several = several && !matches!(kind, "gp" | "cmaes" | "pbt");
+            let head = if several { two } else { "[[objective]]\nmetric = \"a\"\n" };
+            let text = format!(
+                "version = 1\n[sweep]\n{head}{}[[constraint]]\nmetric = \"c\"\nmax = 4\n{EVERY_KIND}", search(kind)
+            );
+            let spec = SweepSpec::parse(&text, "x").unwrap();
+            let mut study = Study::new(&spec);
+            let older = Study::new(&sweep(EVERY_KIND)).ask();
+            let Ask::Trial(older) = older else { panic!("over") };
+            let known = Known { params: older.params, values: vec![Metric(1.0); 1 + usize::from(several)], measured: vec![Metric(1.0)] };
+            prop_assert_eq!(study.learn([known.clone(), Known { measured: Vec::new(), ..known }]), Ok(1));
+            let mut log = study.take_records();
+            for round in 0..crash {
+                drive(&mut study, round, several);
+                log.extend(study.take_records());
+            }
+            let mut again = Study::rebuild(&spec, log).unwrap();
+            for round in crash..crash + 12 {
+                let (expected, found) = (drive(&mut study, round, several), drive(&mut again, round, several));
+                prop_assert_eq!(found, expected, "{} in round {}", kind, round);
+            }
+        }
+    }
+
+    /// Asks for a trial, and ends the one before the last.
+    fn drive(study: &mut Study, round: usize, several: bool) -> Ask {
+        let asked = study.ask();
+        let Some(number) = study.trials().len().checked_sub(3) else { return asked };
+        let x = study.trials()[number].params["plain"].as_f64().unwrap();
+        let outcome = match round % 9 {
+            5 => Outcome::Failed,
+            7 => Outcome::Cancelled,
+            _ => Outcome::Measured {
+                values: if several { vec![x * x, x] } else { vec![x * x] },
+                measured: vec![(round % 6) as f64],
+            },
+        };
+        study.tell(number as u64, outcome).unwrap();
+        asked
     }
 
     #[test]

@@ -8,7 +8,7 @@ pub(super) fn cdf(x: f64) -> f64 {
 }
 
 /// ln of the mass between `a` and `b`, for `a < b`; exact to relative rounding in the tails too.
-pub(super) fn log_mass(a: f64, b: f64) -> f64 {
+pub(crate) fn log_mass(a: f64, b: f64) -> f64 {
     // Both in one tail: the difference of two small numbers keeps its digits on the left side.
     let (a, b) = if a > 0.0 { (-b, -a) } else { (a, b) };
     const FAR: f64 = -30.0;

@@ -37,6 +37,8 @@ pub(super) struct Parzen {
     weights: Vec<f64>,
     /// ln of the constants of all continuous kernels of a position; the prior's is last.
     base: Vec<f64>,
+    /// Old observations count less than young ones.
+    fades: bool,
 }
 
 // One a parameter and walked in the hot loop: a pointer would save nothing and cost a miss.
@@ -81,10 +83,20 @@ impl Parzen {
             Axis::Categories(count) => Some(Dim::Categories { count, observed: Vec::new() }),
             Axis::Single => None,
         });
-        let mut parzen =
-            Parzen { dims: dims.collect(), members: Vec::new(), weights: Vec::new(), base: Vec::new() };
+        let mut parzen = Parzen {
+            dims: dims.collect(),
+            members: Vec::new(),
+            weights: Vec::new(),
+            base: Vec::new(),
+            fades: true,
+        };
         parzen.refresh();
         parzen
+    }
+
+    /// The same where every observation has the same weight however old it is.
+    pub(super) fn unfading(axes: impl IntoIterator<Item = Axis>) -> Parzen {
+        Parzen { fades: false, ..Parzen::new(axes) }
     }
 
     /// Takes the observation of a trial in; one float per dimension. `refresh` has to follow.
@@ -123,9 +135,14 @@ impl Parzen {
     /// Brings weights and widths up to the observations.
     pub(super) fn refresh(&mut self) {
         let count = self.members.len();
-        let total: f64 = weights(count).sum::<f64>() + 1.0;
         self.weights.clear();
-        self.weights.extend(weights(count).chain([1.0]).map(|weight| weight / total));
+        match self.fades {
+            true => self.weights.extend(weights(count)),
+            false => self.weights.resize(count, 1.0),
+        }
+        self.weights.push(1.0);
+        let total: f64 = self.weights.iter().sum();
+        self.weights.iter_mut().for_each(|weight| *weight /= total);
         self.base.clear();
         self.base.resize(count + 1, 0.0);
         for dim in &mut self.dims {

@@ -3,14 +3,19 @@
 //! Bergstra et al. 2011, multivariate as in Falkner et al. 2018, with the constants of Optuna 5 (Watanabe,
 //! arXiv 2304.11127). Parameters that are always there together are one group with one estimator; running trials count
 //! among the others (constant liar), so that trials in flight keep apart.
+//!
+//! With several objectives (Ozaki et al. 2022) the good trials are the foremost fronts, of the last one those of most
+//! hypervolume, and every parameter has an estimator of its own, as in Optuna 5: good trials lie all along the front, and
+//! what is good of one parameter says little of another.
 
+use super::leaders::{self, Leaders};
 use super::parzen::Parzen;
+use super::rank::Rank;
 use super::{View, random};
 use crate::random::Stream;
 use crate::space::{Axis, Point, Space};
-use crate::study::loss;
 use crate::trial::{Trial, TrialState};
-use phalanx_core::spec::MetricMode;
+use phalanx_core::spec::Objective;
 use std::collections::BTreeSet;
 
 /// Ended trials before it learns from them.
@@ -21,45 +26,17 @@ const CANDIDATES: usize = 24;
 const GOOD_SHARE: f64 = 0.1;
 /// … but no more than so many.
 const MAX_GOOD: usize = 25;
+/// The youngest of the others count, and no more: older ones have next to no weight, and would make each trial of a long
+/// search dearer than the one before.
+const MAX_OTHERS: usize = 1000;
 
 /// How many of so many ended trials are good.
 pub(super) fn good_count(ended: usize) -> usize {
-    ((GOOD_SHARE * ended as f64).ceil() as usize).min(MAX_GOOD)
+    share_of(ended).min(MAX_GOOD)
 }
 
-/// Where a trial comes among the ended ones: complete by value, stopped by step reached and then by value, failed.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Rank {
-    class: u8,
-    major: f64,
-    minor: f64,
-    number: u64,
-}
-
-const COMPLETE: u8 = 0;
-const STOPPED: u8 = 1;
-const FAILED: u8 = 2;
-
-impl Rank {
-    fn of(mode: MetricMode, trial: &Trial) -> Option<Rank> {
-        let rank = |class, major, minor| Some(Rank { class, major, minor, number: trial.number });
-        // Adding zero makes one of the two zeros.
-        let loss = |value: f64| loss(mode, value) + 0.0;
-        match trial.state {
-            TrialState::Complete => rank(COMPLETE, trial.value().map_or(f64::INFINITY, loss), 0.0),
-            TrialState::Stopped | TrialState::Paused => match trial.last_report() {
-                Some((step, value)) => rank(STOPPED, -(step as f64), loss(value)),
-                None => rank(STOPPED, 1.0, 0.0),
-            },
-            TrialState::Failed => rank(FAILED, 0.0, 0.0),
-            TrialState::Running | TrialState::Cancelled => None,
-        }
-    }
-
-    fn cmp(&self, other: &Rank) -> std::cmp::Ordering {
-        let floats = self.major.total_cmp(&other.major).then(self.minor.total_cmp(&other.minor));
-        self.class.cmp(&other.class).then(floats).then(self.number.cmp(&other.number))
-    }
+fn share_of(ended: usize) -> usize {
+    (GOOD_SHARE * ended as f64).ceil() as usize
 }
 
 /// Parameters that are always there together.
@@ -85,22 +62,28 @@ pub(super) struct Tpe {
     /// Ended trials, the best first.
     ranked: Vec<Rank>,
     ranks: Vec<Option<Rank>>,
-    /// Numbers of the good trials.
-    good: BTreeSet<u64>,
+    /// With several objectives: who may be good among the complete ones.
+    leaders: Option<Leaders>,
+    /// The good trials, by their places among all that are known, as everywhere here.
+    good: BTreeSet<usize>,
+    /// Those that the estimators of the others may have: neither good nor cancelled.
+    rest: BTreeSet<usize>,
     /// Whether a trial is in the estimators of the others.
     is_other: Vec<bool>,
     /// Trials whose state has changed since the last suggestion.
-    changed: BTreeSet<u64>,
+    changed: BTreeSet<usize>,
     learned: usize,
 }
 
 impl Tpe {
-    pub(super) fn new(space: &Space) -> Tpe {
+    pub(super) fn new(space: &Space, several: bool) -> Tpe {
         Tpe {
-            groups: group(space),
+            groups: group(space, several),
             ranked: Vec::new(),
             ranks: Vec::new(),
+            leaders: several.then(Leaders::default),
             good: BTreeSet::new(),
+            rest: BTreeSet::new(),
             is_other: Vec::new(),
             changed: BTreeSet::new(),
             learned: 0,
@@ -113,15 +96,22 @@ impl Tpe {
     }
 
     pub(super) fn asked(&mut self, trial: &Trial) {
-        self.ranks.push(None);
-        self.is_other.push(false);
-        self.changed.insert(trial.number);
+        self.admit(trial.index);
     }
 
-    pub(super) fn moved(&mut self, mode: MetricMode, trial: &Trial) {
-        let number = trial.number as usize;
-        let learns = |rank: &Option<Rank>| usize::from(rank.is_some_and(|rank| rank.class != FAILED));
-        let (old, new) = (self.ranks[number].take(), Rank::of(mode, trial));
+    /// Makes room for a trial: one of an older study was never asked for.
+    fn admit(&mut self, index: usize) {
+        if self.ranks.len() <= index {
+            self.ranks.resize(index + 1, None);
+            self.is_other.resize(index + 1, false);
+        }
+        self.changed.insert(index);
+    }
+
+    pub(super) fn moved(&mut self, objectives: &[Objective], trial: &Trial) {
+        self.admit(trial.index);
+        let learns = |rank: &Option<Rank>| usize::from(rank.as_ref().is_some_and(Rank::teaches));
+        let (old, new) = (self.ranks[trial.index].take(), Rank::of(objectives[0].mode, trial));
         self.learned = self.learned + learns(&new) - learns(&old);
         if let Some(old) = old
             && let Ok(at) = self.ranked.binary_search_by(|rank| rank.cmp(&old))
@@ -131,27 +121,47 @@ impl Tpe {
         if let Some(new) = new {
             let at = self.ranked.partition_point(|rank| rank.cmp(&new).is_lt());
             self.ranked.insert(at, new);
+            if let Some(leaders) = self.leaders.as_mut().filter(|_| new.is_whole()) {
+                leaders.insert(trial.index, trial.losses(objectives));
+            }
         }
-        self.ranks[number] = new;
-        self.changed.insert(trial.number);
+        self.ranks[trial.index] = new;
+    }
+
+    /// The good trials now.
+    fn select(&self) -> BTreeSet<usize> {
+        let first = |count: usize| self.ranked[..count].iter().map(|rank| rank.index).collect();
+        let Some(leaders) = &self.leaders else { return first(good_count(self.learned)) };
+        let count = share_of(self.learned).min(leaders::MAX_GOOD);
+        let whole = self.ranked.partition_point(Rank::is_whole);
+        if whole <= count { first(count) } else { leaders.best(count).into_iter().collect() }
     }
 
     /// Puts every trial into the estimators it belongs to now.
     fn update(&mut self, trials: &[Trial]) {
-        let count = good_count(self.learned);
-        let good: BTreeSet<u64> = self.ranked[..count].iter().map(|rank| rank.number).collect();
+        let good = self.select();
         let mut touched = std::mem::take(&mut self.changed);
         touched.extend(self.good.symmetric_difference(&good));
-        for number in touched {
-            let trial = &trials[number as usize];
-            let is_good = good.contains(&number);
-            let is_other = trial.state != TrialState::Cancelled && !is_good;
-            let was_good = self.good.contains(&number);
-            let was_other = std::mem::replace(&mut self.is_other[number as usize], is_other);
+        let oldest = self.oldest_other();
+        for &index in &touched {
+            if trials[index].state != TrialState::Cancelled && !good.contains(&index) {
+                self.rest.insert(index);
+            } else {
+                self.rest.remove(&index);
+            }
+        }
+        // Where the window of the others has moved, trials between its old and its new end come or go.
+        let (from, to) = (oldest, self.oldest_other());
+        touched.extend(self.rest.range(from.min(to)..from.max(to)));
+        for index in touched {
+            let trial = &trials[index];
+            let (was_good, is_good) = (self.good.contains(&index), good.contains(&index));
+            let is_other = index >= to && self.rest.contains(&index);
+            let was_other = std::mem::replace(&mut self.is_other[index], is_other);
             for group in &mut self.groups {
                 let Some(floats) = group.floats(&trial.point) else { continue };
-                group.good.set(number, &floats, was_good, is_good);
-                group.others.set(number, &floats, was_other, is_other);
+                group.good.set(index as u64, &floats, was_good, is_good);
+                group.others.set(index as u64, &floats, was_other, is_other);
             }
         }
         for group in &mut self.groups {
@@ -159,6 +169,11 @@ impl Tpe {
             group.others.refresh();
         }
         self.good = good;
+    }
+
+    /// The oldest of the others that still counts.
+    fn oldest_other(&self) -> usize {
+        self.rest.iter().rev().nth(MAX_OTHERS - 1).copied().unwrap_or(0)
     }
 
     /// A point of what is likely under the good trials and unlikely under the others.
@@ -210,8 +225,8 @@ fn best_candidate(view: &View<'_>, group: &Group, given: &[Option<f64>]) -> Vec<
     candidates.swap_remove(best)
 }
 
-/// Groups parameters by their conditions; parents' groups come first.
-fn group(space: &Space) -> Vec<Group> {
+/// Groups parameters by their conditions, or takes each for itself; parents' groups come first.
+fn group(space: &Space, apart: bool) -> Vec<Group> {
     let params = space.params();
     let mut depths = vec![0_usize; params.len()];
     let mut groups: Vec<(usize, Vec<usize>)> = Vec::new();
@@ -220,7 +235,7 @@ fn group(space: &Space) -> Vec<Group> {
         if param.axis == Axis::Single {
             continue;
         }
-        match groups.iter_mut().find(|(_, members)| params[members[0]].when == param.when) {
+        match groups.iter_mut().find(|(_, members)| !apart && params[members[0]].when == param.when) {
             Some((_, members)) => members.push(index),
             None => groups.push((depths[index], vec![index])),
         }
@@ -228,7 +243,8 @@ fn group(space: &Space) -> Vec<Group> {
     groups.sort_by_key(|(depth, _)| *depth);
     let group = |(_, members): (usize, Vec<usize>)| {
         let axes = || members.iter().map(|index| params[*index].axis);
-        Group { good: Parzen::new(axes()), others: Parzen::new(axes()), params: members.clone() }
+        let good = if apart { Parzen::unfading(axes()) } else { Parzen::new(axes()) };
+        Group { good, others: Parzen::new(axes()), params: members.clone() }
     };
     groups.into_iter().map(group).collect()
 }

@@ -1,9 +1,9 @@
 //! Asynchronous successive halving (Li et al., arXiv 1810.05934): trials meet at rungs `min · eta^k`, and a rung lets
 //! one in `eta` go on.
 
-use super::{Report, Rule, insert_sorted, quantile, stop_if};
+use super::{Report, Rule, insert_sorted, lower_quantile, quantile, stop_if};
 use crate::trial::{Decision, Trial, TrialState};
-use phalanx_core::spec::{Halving, HalvingMode};
+use phalanx_core::spec::{Cutoff, Halving, HalvingMode};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The steps `first · eta^k ≤ max`, by integer arithmetic.
@@ -47,7 +47,12 @@ impl Rule for Asha {
         self.passed.insert(report.number, reached);
         let rung = &mut self.rungs[reached - 1];
         // The (1 − 1/eta) quantile of scores is the 1/eta quantile of losses.
-        let cutoff = quantile(&rung.losses, 1.0 / self.halving.eta as f64);
+        let share = 1.0 / self.halving.eta as f64;
+        let cutoff = match self.halving.cutoff {
+            Cutoff::Linear => quantile(&rung.losses, share),
+            // Of so few that the line between two is long, the better one.
+            Cutoff::Lower => lower_quantile(&rung.losses, share),
+        };
         insert_sorted(&mut rung.losses, report.loss);
         if self.halving.mode == HalvingMode::Promote {
             let at = rung.ranking.partition_point(|(loss, _)| *loss <= report.loss);
@@ -90,7 +95,9 @@ mod tests {
 
     #[test]
     fn no_rung_is_lost_to_a_logarithm() {
-        let of = |min, max, eta| rungs(min, &Halving { mode: HalvingMode::Stop, min, max, eta });
+        let of = |min, max, eta| {
+            rungs(min, &Halving { mode: HalvingMode::Stop, min, max, eta, cutoff: Cutoff::Linear })
+        };
         assert_eq!(of(1, 1000, 10), [1, 10, 100, 1000]);
         assert_eq!(of(1, 243, 3), [1, 3, 9, 27, 81, 243]);
         assert_eq!(of(2, 100, 3), [2, 6, 18, 54]);
@@ -117,6 +124,18 @@ mod tests {
         // [0.5, 0.9, 1, 1, 1.1, 4]: place 5/3, 0.9 + 2/3 · 0.1.
         assert_eq!(report(&mut study, 1, 0.967), Decision::Stop);
         assert_eq!(report(&mut study, 1, 0.9), Decision::Continue);
+    }
+
+    #[test]
+    fn the_lower_cutoff_is_one_that_was_seen() {
+        let mut study = study("kind = \"asha\"\nmin = 1\nmax = 9\neta = 3\ncutoff = \"lower\"", "max");
+        let decisions = [1.0, 0.9, 2.0, 1.9, 1.8, 2.0].map(|value| {
+            let number = ask(&mut study);
+            study.report(number, 1, value).unwrap()
+        });
+        let (go, stop) = (Decision::Continue, Decision::Stop);
+        // The fifth meets [2, 1.9, 1, 0.9]: the place of a third is the first, 2. The sixth is equal to it.
+        assert_eq!(decisions, [go, stop, go, stop, stop, go]);
     }
 
     #[test]

@@ -76,9 +76,13 @@ impl Rule for Hyperband {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use phalanx_core::spec::Cutoff;
 
     fn hyperband(seed: u64) -> Hyperband {
-        Hyperband::new(Halving { mode: HalvingMode::Stop, min: 1, max: 81, eta: 3 }, seed)
+        Hyperband::new(
+            Halving { mode: HalvingMode::Stop, min: 1, max: 81, eta: 3, cutoff: Cutoff::Linear },
+            seed,
+        )
     }
 
     #[test]
@@ -106,7 +110,10 @@ mod tests {
     fn a_bracket_judges_from_its_own_first_rung() {
         use super::super::tests::{run, study};
         let mut study = study("kind = \"hyperband\"\nmax = 9\neta = 3", "min");
-        let rule = Hyperband::new(Halving { mode: HalvingMode::Stop, min: 1, max: 9, eta: 3 }, 0);
+        let rule = Hyperband::new(
+            Halving { mode: HalvingMode::Stop, min: 1, max: 9, eta: 3, cutoff: Cutoff::Linear },
+            0,
+        );
         let (mut best_run, mut stops) = ([false; 3], 0);
         for number in 0..40 {
             let bracket = rule.bracket(number);

@@ -107,6 +107,12 @@ fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
     })
 }
 
+/// The quantile `share` of ascending values, the lower of the two that it lies between; `None` of nothing.
+fn lower_quantile(sorted: &[f64], share: f64) -> Option<f64> {
+    let last = sorted.len().checked_sub(1)?;
+    sorted.get((share * last as f64) as usize).copied()
+}
+
 /// Puts a value into its place among ascending ones.
 fn insert_sorted(sorted: &mut Vec<f64>, value: f64) {
     let at = sorted.partition_point(|other| *other <= value);

@@ -115,7 +115,7 @@ struct Fit {
 pub(super) struct Gp {
     coordinates: Vec<Coordinate>,
     /// Trials in the order in which they were first heard to have ended.
-    ended: Vec<u64>,
+    ended: Vec<usize>,
     has_ended: Vec<bool>,
     fit: Option<Fit>,
 }
@@ -147,16 +147,14 @@ impl Gp {
         }
     }
 
-    pub(super) fn asked(&mut self) {
-        self.has_ended.push(false);
-    }
-
     pub(super) fn moved(&mut self, trial: &Trial) {
-        let number = trial.number as usize;
         let ends = !matches!(trial.state, TrialState::Running | TrialState::Cancelled);
-        if ends && !self.has_ended[number] {
-            self.has_ended[number] = true;
-            self.ended.push(trial.number);
+        if self.has_ended.len() <= trial.index {
+            self.has_ended.resize(trial.index + 1, false);
+        }
+        if ends && !self.has_ended[trial.index] {
+            self.has_ended[trial.index] = true;
+            self.ended.push(trial.index);
         }
     }
 
@@ -164,9 +162,9 @@ impl Gp {
     pub(super) fn suggest(&mut self, view: &View<'_>, given: &[Option<f64>]) -> Option<Point> {
         let level = fidelity::Level::of(view, self.coordinates.len());
         let losses: Vec<f64> =
-            self.ended.iter().map(|number| level.loss(view, &view.trials[*number as usize])).collect();
-        let point = |number: &u64| -> Vec<f64> {
-            let point = &view.trials[*number as usize].point;
+            self.ended.iter().map(|index| level.loss(view, &view.trials[*index])).collect();
+        let point = |index: &usize| -> Vec<f64> {
+            let point = &view.trials[*index].point;
             self.coordinates.iter().map(|coordinate| coordinate.encode(point[coordinate.param])).collect()
         };
         let points: Vec<Vec<f64>> = self.ended.iter().map(point).collect();

@@ -1,0 +1,164 @@
+//! The trials of several objectives that may be among the good ones: the foremost fronts, and no more of them than that
+//! takes, so that a trial costs the same however many came before it.
+
+use crate::pareto;
+
+/// Most good trials there can be.
+pub(super) const MAX_GOOD: usize = 100;
+/// Once there are so many, the rear fronts go …
+const MOST: usize = 4 * MAX_GOOD;
+/// … and of a front that is too large by itself the least crowded so many stay.
+const KEPT: usize = 2 * MAX_GOOD;
+
+/// Trials by their places among all that are known, with their losses.
+#[derive(Default)]
+pub(super) struct Leaders(Vec<(usize, Vec<f64>)>);
+
+impl Leaders {
+    /// A trial is complete.
+    pub(super) fn insert(&mut self, index: usize, losses: Vec<f64>) {
+        self.0.push((index, losses));
+        if self.0.len() > MOST {
+            self.prune();
+        }
+    }
+
+    fn losses(&self) -> Vec<Vec<f64>> {
+        self.0.iter().map(|(_, losses)| losses.clone()).collect()
+    }
+
+    fn prune(&mut self) {
+        let fronts = Fronts::of(&self.losses());
+        let mut kept: Vec<usize> = fronts.whole(MAX_GOOD);
+        if kept.len() < MAX_GOOD {
+            let next = fronts.0.get(fronts.count_within(MAX_GOOD)).cloned().unwrap_or_default();
+            kept.extend(self.least_crowded(next));
+        }
+        kept.sort_unstable();
+        self.0 = kept.into_iter().map(|at| self.0[at].clone()).collect();
+    }
+
+    fn least_crowded(&self, mut front: Vec<usize>) -> Vec<usize> {
+        if front.len() > KEPT {
+            let losses: Vec<&[f64]> = front.iter().map(|at| self.0[*at].1.as_slice()).collect();
+            let distances = pareto::crowding(&losses);
+            let mut order: Vec<usize> = (0..front.len()).collect();
+            order.sort_by(|a, b| distances[*b].total_cmp(&distances[*a]).then(a.cmp(b)));
+            front = order[..KEPT].iter().map(|at| front[*at]).collect();
+        }
+        front
+    }
+
+    /// The best so many: whole fronts, and of the first that does not fit those of most hypervolume.
+    pub(super) fn best(&self, count: usize) -> Vec<usize> {
+        let losses = self.losses();
+        let fronts = Fronts::of(&losses);
+        let mut good = fronts.whole(count);
+        if let Some(next) = fronts.0.get(fronts.count_within(count)).filter(|_| good.len() < count) {
+            let points: Vec<Vec<f64>> = next.iter().map(|at| losses[*at].clone()).collect();
+            let reference = pareto::reference_of(&points);
+            let chosen = if reference.iter().all(|end| end.is_finite()) {
+                pareto::subset(&points, count - good.len(), &reference)
+            } else {
+                (0..(count - good.len()).min(points.len())).collect()
+            };
+            good.extend(chosen.into_iter().map(|at| next[at]));
+        }
+        good.into_iter().map(|at| self.0[at].0).collect()
+    }
+}
+
+/// Indices of points, front by front.
+struct Fronts(Vec<Vec<usize>>);
+
+impl Fronts {
+    fn of(points: &[Vec<f64>]) -> Fronts {
+        let ranks = pareto::ranks(points);
+        let mut fronts = vec![Vec::new(); ranks.iter().max().map_or(0, |last| last + 1)];
+        ranks.iter().enumerate().for_each(|(at, rank)| fronts[*rank].push(at));
+        Fronts(fronts)
+    }
+
+    /// How many of the foremost fronts have no more than so many points together.
+    fn count_within(&self, count: usize) -> usize {
+        let mut total = 0;
+        let fits = |front: &&Vec<usize>| {
+            total += front.len();
+            total <= count
+        };
+        self.0.iter().take_while(fits).count()
+    }
+
+    /// All points of those fronts.
+    fn whole(&self, count: usize) -> Vec<usize> {
+        self.0[..self.count_within(count)].concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    /// What Optuna 5 takes for the good trials: `tests/fixtures/motpe.py` made it.
+    const FIXTURE: &str = include_str!("../../tests/fixtures/motpe.json");
+
+    #[derive(Deserialize)]
+    struct Case {
+        losses: Vec<Vec<f64>>,
+        good: Vec<Vec<usize>>,
+    }
+
+    fn leaders(losses: &[Vec<f64>]) -> Leaders {
+        let mut leaders = Leaders::default();
+        losses.iter().enumerate().for_each(|(at, losses)| leaders.insert(at, losses.clone()));
+        leaders
+    }
+
+    fn best(leaders: &Leaders, count: usize) -> Vec<usize> {
+        let mut good = leaders.best(count);
+        good.sort_unstable();
+        good
+    }
+
+    #[test]
+    fn the_good_ones_are_optuna_s() {
+        let cases: Vec<Case> = serde_json::from_str(FIXTURE).unwrap();
+        assert!(cases.len() >= 8);
+        for case in cases {
+            for expected in case.good {
+                assert_eq!(best(&leaders(&case.losses), expected.len()), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn who_was_dropped_would_not_be_good() {
+        // Worse and worse, with better ones in between: far more trials than are kept.
+        let losses: Vec<Vec<f64>> = (0..3000_u32)
+            .map(|at| {
+                let x = f64::from(at * 7919 % 3000) / 3000.0;
+                vec![x, 1.0 - x + f64::from(at * 104_729 % 2999) / 500.0]
+            })
+            .collect();
+        let kept = leaders(&losses);
+        assert!(kept.0.len() <= MOST);
+        let fronts = Fronts::of(&losses);
+        let foremost = fronts.whole(MAX_GOOD);
+        assert!(foremost.len() > 20);
+        assert_eq!(best(&kept, foremost.len()), {
+            let mut all = foremost;
+            all.sort_unstable();
+            all
+        });
+        assert_eq!(kept.best(MAX_GOOD).len(), MAX_GOOD);
+    }
+
+    #[test]
+    fn a_front_too_large_keeps_its_ends() {
+        let losses: Vec<Vec<f64>> = (0..1000).map(|at| vec![f64::from(at), f64::from(999 - at)]).collect();
+        let kept = leaders(&losses);
+        let indices: Vec<usize> = kept.0.iter().map(|(index, _)| *index).collect();
+        assert!(indices.len() <= MOST && indices.contains(&0) && indices.contains(&999));
+    }
+}
