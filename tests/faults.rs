@@ -518,3 +518,30 @@ fn a_service_that_is_gone_is_said_at_once() {
     let refused = finish(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()).expect(1);
     assert!(refused.err().contains("phalanx up"), "{}", refused.err());
 }
+
+#[test]
+fn a_killed_rank_of_the_trainer_is_named_with_the_operation_that_missed_it() {
+    let home = Home::new();
+    let service = Service::start(&home);
+    let rows: String = (0..2000).map(|i| format!("{},{},{}\n", i % 17, i % 5, i % 3)).collect();
+    home.file("data.csv", &format!("a,b,label\n{rows}"));
+    let job = "version = 1\nmax_failures = 0\n[gang]\nworkers = 2\ncpus = 0.5\n[train]\n\
+               model = { kind = \"mlp\", hidden = [32] }\nbatch_size = 64\nepochs = 1000000\n\
+               data = { kind = \"csv\", path = \"data.csv\", target = \"label\" }\n";
+    home.file("job.toml", job);
+    let id = submit(&home, "job.toml", &[]);
+    eventually("it trains", END, || !home.run(["metrics", &id, "--json"]).out().is_empty());
+    let is_rank_1 = |&pid: &u32| {
+        std::fs::read(format!("/proc/{pid}/environ"))
+            .is_ok_and(|environ| environ.split(|&byte| byte == 0).any(|variable| variable == b"RANK=1"))
+    };
+    signal(processes_of(&home).into_iter().find(is_rank_1).unwrap(), "KILL");
+    home.run(["wait", &id]).expect(137);
+    let job = describe(&home, &id);
+    let attempt = &job["attempts"][0];
+    assert_eq!(attempt["failed_rank"], 1);
+    let message = attempt["message"].as_str().unwrap();
+    assert!(message.starts_with("rank 1 killed by signal 9 (SIGKILL); "), "{message}");
+    assert!(message.contains("operation") && message.contains("allreduce sum of"), "{message}");
+    assert_nothing_left(&home, service);
+}

@@ -1,6 +1,6 @@
 //! Buffers that peers can reach directly, and the allocator behind them.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,6 +13,9 @@ use crate::error::{Error, Result};
 
 /// Alignment of every buffer: two cache lines, which prefetchers take in pairs.
 pub(crate) const BUFFER_ALIGN: usize = 128;
+
+/// A buffer so large that looking up what memory is free costs nothing beside it.
+const LARGE_BYTES: usize = 64 << 20;
 
 /// Memory from which [`ArenaBuffer`]s are cut: a rank's part of the shared segment.
 pub(crate) struct Arena {
@@ -107,11 +110,20 @@ impl<T: Element> ArenaBuffer<T> {
         if bytes == 0 {
             return Ok(ArenaBuffer { data: NonNull::dangling(), len, owner: Owner::Nobody });
         }
+        // The allocator promises more than there is, and the first touch would end the process.
+        if bytes > LARGE_BYTES
+            && let Some(free_bytes) = crate::memory::free()
+            && bytes as u64 > free_bytes
+        {
+            let bytes = bytes as u64;
+            return Err(Error::NoMemory { arena_bytes: bytes, ranks: 1, wanted_bytes: bytes, free_bytes });
+        }
         let layout =
             Layout::from_size_align(bytes, BUFFER_ALIGN).map_err(|e| Error::invalid(e.to_string()))?;
         // SAFETY: the layout is not empty.
         let data = unsafe { alloc_zeroed(layout) };
-        let Some(data) = NonNull::new(data.cast()) else { handle_alloc_error(layout) };
+        let what = || format!("allocating a buffer of {bytes} bytes");
+        let data = NonNull::new(data.cast()).ok_or_else(|| Error::system(what(), "out of memory"))?;
         Ok(ArenaBuffer { data, len, owner: Owner::Heap(layout) })
     }
 
@@ -195,5 +207,7 @@ mod tests {
     fn an_absurd_length_is_an_error() {
         assert!(ArenaBuffer::<f64>::on_heap(usize::MAX / 4).is_err());
         assert!(ArenaBuffer::<f64>::on_heap(0).unwrap().is_empty());
+        let error = ArenaBuffer::<u8>::on_heap(1 << 50).err().unwrap();
+        assert!(matches!(error, Error::NoMemory { wanted_bytes, .. } if wanted_bytes == 1 << 50), "{error}");
     }
 }

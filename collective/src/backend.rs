@@ -18,12 +18,20 @@ pub(crate) struct Call {
     pub(crate) reduce: Option<ReduceOp>,
     /// Root of a broadcast, partner of a send or receive, else 0.
     pub(crate) peer: usize,
+    /// Ranks whose values a mean is of: all of the group, though a part of an operation may be of fewer.
+    pub(crate) parts: usize,
     /// Elements of the buffer.
     pub(crate) len: usize,
     pub(crate) data: *mut u8,
 }
 
 impl Call {
+    /// No data, and no rank leaves before all have come.
+    pub(crate) fn barrier() -> Self {
+        let data = std::ptr::NonNull::<u64>::dangling().as_ptr().cast();
+        Call { op: Op::Barrier, dtype: DType::U8, reduce: None, peer: 0, parts: 1, len: 0, data }
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.len * self.dtype.size()
     }
@@ -84,6 +92,9 @@ pub(crate) trait Backend: Send {
     unsafe fn unsynchronised(&mut self, _call: &Call) -> bool {
         false
     }
+
+    /// Called once, when all ranks have what they need.
+    fn settle(&mut self) {}
 
     /// Says goodbye: from now on this rank's end is no death.
     fn leave(&mut self);

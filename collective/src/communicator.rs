@@ -12,7 +12,7 @@ use crate::element::{DType, Element, Number, ReduceOp, shard_range};
 use crate::error::{AbortReason, Error, Op, Result};
 use crate::fault::{Cause, Fault};
 use crate::queue::{Pending, Queue};
-use crate::recorder::{LogRef, RankRecord, RankState, now_ns};
+use crate::recorder::{LogRef, RankRecord, RankState, Recorder, now_ns};
 
 /// What a rendezvous leaves behind.
 pub(crate) struct Group {
@@ -27,7 +27,7 @@ pub(crate) struct Group {
 /// What runs operations, one at a time.
 pub(crate) struct Engine {
     backend: Box<dyn Backend>,
-    log: LogRef,
+    recorder: Recorder,
     timeout: Duration,
     collectives: u64,
     messages: u64,
@@ -48,10 +48,10 @@ impl Engine {
         *counter += 1;
         let seq = *counter;
         let started_ns = now_ns();
-        let at = self.log.begin(seq, &call.signature(), started_ns);
+        let at = self.recorder.begin(seq, &call.signature(), started_ns);
         // SAFETY: passed on.
         let result = unsafe { self.backend.run(call, seq, Deadline::new(started_ns, self.timeout)) };
-        self.log.end(at, result.is_ok());
+        self.recorder.end(at, result.is_ok());
         if let Err(error) = &result {
             tracing::debug!(%error, seq, "a collective operation failed");
             self.failed = Some(error.clone());
@@ -126,7 +126,7 @@ impl Communicator {
         let fault = group.backend.fault();
         let engine = Engine {
             backend: group.backend,
-            log: group.own_log,
+            recorder: Recorder::new(group.own_log, lasting_log(&config)),
             timeout: config.op_timeout,
             collectives: 0,
             messages: 0,
@@ -193,32 +193,6 @@ impl Communicator {
         self.run(Op::Allreduce, Some(op), 0, data)
     }
 
-    /// As [`Self::allreduce`], but returns at once. Operations run in the order they were started, also with regard to
-    /// blocking ones, which wait for those in flight.
-    ///
-    /// # Errors
-    /// [`Error::System`] if the communication thread cannot be started. Those of the operation come from
-    /// [`Pending::wait`].
-    pub fn start_allreduce<T: Number>(&mut self, data: ArenaBuffer<T>, op: ReduceOp) -> Result<Pending<T>> {
-        let (answer, pending) = Pending::new();
-        let Some(members) = &mut self.members else {
-            let _ = answer.send((data, Ok(()))); // the receiver is right here
-            return Ok(pending);
-        };
-        let queue = match &mut members.queue {
-            Some(queue) => queue,
-            none => none.insert(Queue::start(members.engine.clone())?),
-        };
-        queue.push(Box::new(move |engine| {
-            let mut data = data;
-            let call = call_of(Op::Allreduce, Some(op), 0, &mut data);
-            // SAFETY: `data` is owned here and not touched until the call has returned.
-            let result = unsafe { engine.run(&call) };
-            let _ = answer.send((data, result)); // nobody may want it any more
-        }));
-        Ok(pending)
-    }
-
     /// Reduces element by element over all ranks; this rank's [shard](Self::shard) of `data` ends with the result, and
     /// its range is returned. The rest of `data` is unspecified afterwards.
     ///
@@ -242,9 +216,7 @@ impl Communicator {
     /// # Errors
     /// See [`Error`]; [`Error::Invalid`] if there is no such rank.
     pub fn broadcast<T: Element>(&mut self, data: &mut [T], root: usize) -> Result<()> {
-        if root >= self.world {
-            return Err(Error::invalid(format!("there is no rank {root} in a world of {}", self.world)));
-        }
+        self.check_root(root)?;
         self.run(Op::Broadcast, None, root, data)
     }
 
@@ -268,6 +240,7 @@ impl Communicator {
             dtype: T::DTYPE,
             reduce: None,
             peer: to,
+            parts: self.world,
             len: data.len(),
             data: data.as_ptr().cast::<u8>().cast_mut(),
         };
@@ -282,6 +255,97 @@ impl Communicator {
     pub fn recv<T: Element>(&mut self, data: &mut [T], from: usize) -> Result<()> {
         self.check_partner(from)?;
         self.run(Op::Recv, None, from, data)
+    }
+
+    /// As [`Self::allreduce`], but returns at once; so do all methods whose names begin with `start_`. Operations run in
+    /// the order they were started, also with regard to blocking ones, which wait for those in flight.
+    ///
+    /// # Errors
+    /// [`Error::System`] if the communication thread cannot be started. Those of the operation come from
+    /// [`Pending::wait`].
+    pub fn start_allreduce<T: Number>(&mut self, data: ArenaBuffer<T>, op: ReduceOp) -> Result<Pending<T>> {
+        self.start(Op::Allreduce, Some(op), 0, data)
+    }
+
+    /// Starts a [`Self::reduce_scatter`]; the result is the range that [`Self::shard`] names.
+    ///
+    /// # Errors
+    /// As [`Self::start_allreduce`].
+    pub fn start_reduce_scatter<T: Number>(
+        &mut self,
+        data: ArenaBuffer<T>,
+        op: ReduceOp,
+    ) -> Result<Pending<T>> {
+        self.start(Op::ReduceScatter, Some(op), 0, data)
+    }
+
+    /// Starts an [`Self::allgather`].
+    ///
+    /// # Errors
+    /// As [`Self::start_allreduce`].
+    pub fn start_allgather<T: Element>(&mut self, data: ArenaBuffer<T>) -> Result<Pending<T>> {
+        self.start(Op::Allgather, None, 0, data)
+    }
+
+    /// Starts a [`Self::broadcast`].
+    ///
+    /// # Errors
+    /// As [`Self::start_allreduce`]; [`Error::Invalid`] if there is no such rank.
+    pub fn start_broadcast<T: Element>(&mut self, data: ArenaBuffer<T>, root: usize) -> Result<Pending<T>> {
+        self.check_root(root)?;
+        self.start(Op::Broadcast, None, root, data)
+    }
+
+    /// Starts a [`Self::barrier`]; the buffer that comes back is empty.
+    ///
+    /// # Errors
+    /// As [`Self::start_allreduce`].
+    pub fn start_barrier(&mut self) -> Result<Pending<u8>> {
+        self.start(Op::Barrier, None, 0, ArenaBuffer::on_heap(0)?)
+    }
+
+    /// Starts a [`Self::send`]; the buffer comes back as it was.
+    ///
+    /// # Errors
+    /// As [`Self::start_allreduce`]; [`Error::Invalid`] if `to` is this rank or none.
+    pub fn start_send<T: Element>(&mut self, data: ArenaBuffer<T>, to: usize) -> Result<Pending<T>> {
+        self.check_partner(to)?;
+        self.start(Op::Send, None, to, data)
+    }
+
+    /// Starts a [`Self::recv`].
+    ///
+    /// # Errors
+    /// As [`Self::start_allreduce`]; [`Error::Invalid`] if `from` is this rank or none.
+    pub fn start_recv<T: Element>(&mut self, data: ArenaBuffer<T>, from: usize) -> Result<Pending<T>> {
+        self.check_partner(from)?;
+        self.start(Op::Recv, None, from, data)
+    }
+
+    fn start<T: Element>(
+        &mut self,
+        op: Op,
+        reduce: Option<ReduceOp>,
+        peer: usize,
+        mut data: ArenaBuffer<T>,
+    ) -> Result<Pending<T>> {
+        let (answer, pending) = Pending::new();
+        let Some(members) = &mut self.members else {
+            let _ = answer.send((data, Ok(()))); // the receiver is right here
+            return Ok(pending);
+        };
+        let queue = match &mut members.queue {
+            Some(queue) => queue,
+            none => none.insert(Queue::start(members.engine.clone())?),
+        };
+        let world = self.world;
+        queue.push(Box::new(move |engine| {
+            let call = call_of(op, reduce, (peer, world), &mut data);
+            // SAFETY: `data` is owned here and not touched until the call has returned.
+            let result = unsafe { engine.run(&call) };
+            let _ = answer.send((data, result)); // nobody may want it any more
+        }));
+        Ok(pending)
     }
 
     /// Gives the group up: every rank gets [`Error::Aborted`].
@@ -320,7 +384,7 @@ impl Communicator {
         data: &mut ArenaBuffer<T>,
         op: ReduceOp,
     ) -> Result<()> {
-        let call = call_of(Op::Allreduce, Some(op), 0, data);
+        let call = call_of(Op::Allreduce, Some(op), (0, self.world), data);
         let Some(members) = &self.members else { return Ok(()) };
         let mut engine = members.engine.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the bench keeps to this function's contract.
@@ -328,6 +392,13 @@ impl Communicator {
             true => Ok(()),
             false => Err(Error::invalid("only shared memory has a limit without synchronisation; use shm")),
         }
+    }
+
+    fn check_root(&self, root: usize) -> Result<()> {
+        if root < self.world {
+            return Ok(());
+        }
+        Err(Error::invalid(format!("there is no rank {root} in a world of {}", self.world)))
     }
 
     fn check_partner(&self, partner: usize) -> Result<()> {
@@ -346,7 +417,7 @@ impl Communicator {
         peer: usize,
         data: &mut [T],
     ) -> Result<()> {
-        let call = call_of(op, reduce, peer, data);
+        let call = call_of(op, reduce, (peer, self.world), data);
         // SAFETY: the slice is borrowed exclusively until this returns.
         unsafe { self.run_call(&call) }
     }
@@ -363,10 +434,22 @@ impl Communicator {
     }
 }
 
-fn call_of<T: Element>(op: Op, reduce: Option<ReduceOp>, peer: usize, data: &mut [T]) -> Call {
+fn call_of<T: Element>(
+    op: Op,
+    reduce: Option<ReduceOp>,
+    (peer, world): (usize, usize),
+    data: &mut [T],
+) -> Call {
     debug_assert_eq!(T::DTYPE.size(), size_of::<T>());
     let dtype: DType = T::DTYPE;
-    Call { op, dtype, reduce, peer, len: data.len(), data: data.as_mut_ptr().cast() }
+    Call { op, dtype, reduce, peer, parts: world, len: data.len(), data: data.as_mut_ptr().cast() }
+}
+
+/// The log that outlives this process. Training is not worth less without it, so its failure is a warning.
+fn lasting_log(config: &Config) -> Option<LogRef> {
+    let made = LogRef::in_file(config.flight_dir.as_deref()?, config.rank);
+    made.inspect_err(|error| tracing::warn!(%error, "what this rank does will not be known after its death"))
+        .ok()
 }
 
 impl Drop for Communicator {
@@ -396,6 +479,10 @@ mod tests {
         comm.broadcast(&mut [1u8, 2], 0).unwrap();
         comm.barrier().unwrap();
         let data = comm.start_allreduce(data, ReduceOp::Max).unwrap().wait().unwrap();
+        let data = comm.start_reduce_scatter(data, ReduceOp::Sum).unwrap().wait().unwrap();
+        let data = comm.start_allgather(data).unwrap().wait().unwrap();
+        let data = comm.start_broadcast(data, 0).unwrap().wait().unwrap();
+        assert!(comm.start_barrier().unwrap().wait().unwrap().is_empty());
         assert_eq!(&data[..], &[1.0, 2.0, 3.0, 4.0, 5.0]);
         assert!(comm.broadcast(&mut [1u8], 1).is_err());
         assert!(comm.send(&[1u8], 0).is_err());

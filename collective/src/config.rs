@@ -1,5 +1,6 @@
 //! Who meets whom, where and for how long.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,8 @@ pub struct Config {
     pub transport: TransportChoice,
     /// Hash (or text) of whatever all ranks must have in common; a difference is [`Error::ConfigMismatch`] on every rank.
     pub fingerprint: String,
+    /// Folder for this rank's flight recorder, whose page there outlives the process; `None` keeps it in memory only.
+    pub flight_dir: Option<PathBuf>,
     /// Room for [`ArenaBuffer`](crate::ArenaBuffer)s of each rank in bytes; the largest that any rank asks for is taken.
     pub arena_bytes: usize,
 }
@@ -64,12 +67,14 @@ impl Config {
             op_timeout: DEFAULT_OP_TIMEOUT,
             transport: TransportChoice::Auto,
             fingerprint: String::new(),
+            flight_dir: None,
             arena_bytes: 0,
         }
     }
 
     /// From the torchrun contract: `RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`, and as the epoch
-    /// `PHALANX_ATTEMPT`, else `TORCHELASTIC_RESTART_COUNT`, else 0. Without `WORLD_SIZE` it is a world of one.
+    /// `PHALANX_ATTEMPT`, else `TORCHELASTIC_RESTART_COUNT`, else 0. The flight recorder goes to `PHALANX_SCRATCH`, where
+    /// the agent reads it after a death. Without `WORLD_SIZE` it is a world of one.
     ///
     /// `var` looks a variable up: `|name| std::env::var(name).ok()`.
     ///
@@ -98,6 +103,7 @@ impl Config {
             Some(attempt) => attempt,
             None => number("TORCHELASTIC_RESTART_COUNT")?.unwrap_or(0),
         };
+        config.flight_dir = var("PHALANX_SCRATCH").filter(|path| !path.is_empty()).map(PathBuf::from);
         Ok(config)
     }
 

@@ -2,108 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::element::{DType, ReduceOp};
+pub use phalanx_core::flight::{Op, Signature};
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
-
-/// Kind of an operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[repr(u8)]
-pub enum Op {
-    /// Every rank ends with the reduction of all.
-    Allreduce = 1,
-    /// Every rank ends with its shard of the reduction.
-    ReduceScatter = 2,
-    /// Every rank ends with every rank's shard.
-    Allgather = 3,
-    /// Every rank ends with the root's data.
-    Broadcast = 4,
-    /// No rank leaves before all have come.
-    Barrier = 5,
-    /// Data to one rank.
-    Send = 6,
-    /// Data from one rank.
-    Recv = 7,
-}
-
-impl Op {
-    pub(crate) fn from_code(code: u8) -> Option<Self> {
-        [Op::Allreduce, Op::ReduceScatter, Op::Allgather, Op::Broadcast, Op::Barrier, Op::Send, Op::Recv]
-            .into_iter()
-            .find(|o| *o as u8 == code)
-    }
-}
-
-impl std::fmt::Display for Op {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Op::Allreduce => "allreduce",
-            Op::ReduceScatter => "reduce_scatter",
-            Op::Allgather => "allgather",
-            Op::Broadcast => "broadcast",
-            Op::Barrier => "barrier",
-            Op::Send => "send",
-            Op::Recv => "recv",
-        })
-    }
-}
-
-/// An operation as one rank called it: what must be equal on all ranks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Signature {
-    /// Kind.
-    pub op: Op,
-    /// Element type.
-    pub dtype: DType,
-    /// Reduction, where the kind has one.
-    pub reduce: Option<ReduceOp>,
-    /// Root of a broadcast, partner of a send or receive, else 0.
-    pub peer: u32,
-    /// Size of the whole buffer in bytes.
-    pub bytes: u64,
-}
-
-impl Signature {
-    /// Everything but the size in one word; 0 is never a code.
-    pub(crate) fn code(&self) -> u64 {
-        self.op as u64
-            | (self.dtype as u64) << 8
-            | self.reduce.map_or(0, |r| r as u64) << 16
-            | u64::from(self.peer) << 32
-    }
-
-    pub(crate) fn from_code(code: u64, bytes: u64) -> Option<Self> {
-        let reduce = match (code >> 16) as u8 {
-            0 => None,
-            reduce => Some(ReduceOp::from_code(reduce)?),
-        };
-        Some(Signature {
-            op: Op::from_code(code as u8)?,
-            dtype: DType::from_code((code >> 8) as u8)?,
-            reduce,
-            peer: (code >> 32) as u32,
-            bytes,
-        })
-    }
-}
-
-impl std::fmt::Display for Signature {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.op {
-            Op::Barrier => return f.write_str("barrier"),
-            Op::Broadcast => write!(f, "broadcast from rank {}", self.peer)?,
-            Op::Send => write!(f, "send to rank {}", self.peer)?,
-            Op::Recv => write!(f, "recv from rank {}", self.peer)?,
-            op => write!(f, "{op}")?,
-        }
-        if let Some(reduce) = self.reduce {
-            write!(f, " {reduce}")?;
-        }
-        write!(f, " of {} x {}", self.bytes / self.dtype.size() as u64, self.dtype)
-    }
-}
 
 /// Why a rank gave the group up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,7 +36,7 @@ impl std::fmt::Display for AbortReason {
     }
 }
 
-/// What went wrong. After any error but [`Error::Invalid`] and [`Error::ArenaFull`] the communicator stays poisoned and
+/// What went wrong. After any error of an operation but [`Error::Invalid`] and [`Error::ArenaFull`] the communicator stays poisoned and
 /// every later operation returns the same error: drop it and meet again in a new epoch.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -241,6 +143,21 @@ pub enum Error {
         /// Largest free piece.
         free_bytes: usize,
     },
+    /// There is not memory enough for the arenas.
+    #[error(
+        "arenas of {arena_bytes} bytes for {ranks} ranks of this host take {wanted_bytes} bytes with what belongs to them, \
+         and {free_bytes} are free; ask for a smaller `arena_bytes`, or give the ranks more memory"
+    )]
+    NoMemory {
+        /// Room for buffers of each rank.
+        arena_bytes: u64,
+        /// How many ranks share the memory that is free.
+        ranks: usize,
+        /// What all of it takes.
+        wanted_bytes: u64,
+        /// What is free: of the host, or of the tightest limit of a cgroup.
+        free_bytes: u64,
+    },
     /// An argument cannot be right.
     #[error("{what}")]
     Invalid {
@@ -287,18 +204,6 @@ pub(crate) fn rank_list(ranks: &[usize]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_signature_survives_its_code() {
-        for op in [Op::Allreduce, Op::Barrier, Op::Recv] {
-            for reduce in [None, Some(ReduceOp::Max)] {
-                let s = Signature { op, dtype: DType::BF16, reduce, peer: 70_000, bytes: 12 };
-                assert_eq!(Signature::from_code(s.code(), 12), Some(s));
-                assert_ne!(s.code(), 0);
-            }
-        }
-        assert_eq!(Signature::from_code(0, 0), None);
-    }
 
     #[test]
     fn messages_name_ranks() {

@@ -42,6 +42,7 @@ mod config;
 mod element;
 mod error;
 mod fault;
+mod memory;
 mod queue;
 mod recorder;
 mod reduce;

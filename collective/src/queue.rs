@@ -1,6 +1,6 @@
 //! Operations in flight: a thread of the communicator's own runs them in the order they were started.
 
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvError, Sender, TryRecvError};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -20,12 +20,26 @@ type Job = Box<dyn FnOnce(&mut Engine) + Send>;
 #[must_use = "the buffer comes back from `wait`"]
 pub struct Pending<T: Element> {
     answer: Receiver<Answer<T>>,
+    /// What [`Self::is_done`] has found.
+    early: Option<Result<Answer<T>, RecvError>>,
 }
 
 impl<T: Element> Pending<T> {
     pub(crate) fn new() -> (Sender<Answer<T>>, Self) {
         let (sender, answer) = mpsc::channel();
-        (sender, Pending { answer })
+        (sender, Pending { answer, early: None })
+    }
+
+    /// Whether the operation has ended, so that [`Self::wait`] returns at once.
+    pub fn is_done(&mut self) -> bool {
+        if self.early.is_none() {
+            self.early = match self.answer.try_recv() {
+                Ok(answer) => Some(Ok(answer)),
+                Err(TryRecvError::Empty) => None,
+                Err(TryRecvError::Disconnected) => Some(Err(RecvError)),
+            };
+        }
+        self.early.is_some()
     }
 
     /// Waits until the operation has ended; its own deadline bounds this.
@@ -35,7 +49,8 @@ impl<T: Element> Pending<T> {
     pub fn wait(self) -> Result<ArenaBuffer<T>> {
         // The thread hangs up only if it panicked, which poisons the group.
         let thread_died = |_| Error::Aborted { rank: usize::MAX, reason: AbortReason::Panicked };
-        let (buffer, result) = self.answer.recv().map_err(thread_died)?;
+        let answer = self.early.unwrap_or_else(|| self.answer.recv());
+        let (buffer, result) = answer.map_err(thread_died)?;
         result.map(|()| buffer)
     }
 }

@@ -12,33 +12,49 @@ const LANES: usize = 16;
 /// Elements that the general kernel folds at a time, so that its intermediate results stay in the first-level cache.
 const BLOCK: usize = 256;
 
-/// Folds `sources[..][i]` for `i < len` and writes each result to all `outs`.
+/// Folds `sources[..][i]` for `i < len` and writes each result to all `outs`. A mean is the sum divided by `parts`: the
+/// number of ranks whose values are in the sources, which may themselves be sums.
 ///
 /// # Safety
 /// Every source is valid for reads, every out for writes of `len` elements of `dtype`, aligned to it, and nobody else
 /// writes to the former or accesses the latter meanwhile. An out is the same as a source or disjoint from all of them.
-pub(crate) unsafe fn fold(dtype: DType, op: ReduceOp, sources: &[*const u8], outs: &[*mut u8], len: usize) {
+pub(crate) unsafe fn fold(
+    dtype: DType,
+    (op, parts): (ReduceOp, usize),
+    sources: &[*const u8],
+    outs: &[*mut u8],
+    len: usize,
+) {
+    let work = Work { sources, outs, len, parts };
     // SAFETY: passed on.
     unsafe {
         match dtype {
-            DType::F32 => fold_op::<f32>(op, sources, outs, len),
-            DType::F64 => fold_op::<f64>(op, sources, outs, len),
-            DType::BF16 => fold_op::<bf16>(op, sources, outs, len),
-            DType::F16 => fold_op::<f16>(op, sources, outs, len),
-            DType::I64 => fold_op::<i64>(op, sources, outs, len),
+            DType::F32 => fold_op::<f32>(op, &work),
+            DType::F64 => fold_op::<f64>(op, &work),
+            DType::BF16 => fold_op::<bf16>(op, &work),
+            DType::F16 => fold_op::<f16>(op, &work),
+            DType::I64 => fold_op::<i64>(op, &work),
             DType::U8 => unreachable!("bytes are no `Number`, so no reduction of them can be called"),
         }
     }
 }
 
-unsafe fn fold_op<T: Number>(op: ReduceOp, sources: &[*const u8], outs: &[*mut u8], len: usize) {
+/// What there is to fold.
+struct Work<'a> {
+    sources: &'a [*const u8],
+    outs: &'a [*mut u8],
+    len: usize,
+    parts: usize,
+}
+
+unsafe fn fold_op<T: Number>(op: ReduceOp, work: &Work<'_>) {
     // SAFETY: passed on.
     unsafe {
         match op {
-            ReduceOp::Sum => dispatch::<T, Sum>(sources, outs, len),
-            ReduceOp::Mean => dispatch::<T, Mean>(sources, outs, len),
-            ReduceOp::Min => dispatch::<T, Min>(sources, outs, len),
-            ReduceOp::Max => dispatch::<T, Max>(sources, outs, len),
+            ReduceOp::Sum => dispatch::<T, Sum>(work),
+            ReduceOp::Mean => dispatch::<T, Mean>(work),
+            ReduceOp::Min => dispatch::<T, Min>(work),
+            ReduceOp::Max => dispatch::<T, Max>(work),
         }
     }
 }
@@ -47,7 +63,7 @@ unsafe fn fold_op<T: Number>(op: ReduceOp, sources: &[*const u8], outs: &[*mut u
 trait Rule<T: Number> {
     fn join(a: T::Acc, b: T::Acc) -> T::Acc;
     #[inline(always)]
-    fn finish(acc: T::Acc, _world: usize) -> T::Acc {
+    fn finish(acc: T::Acc, _parts: usize) -> T::Acc {
         acc
     }
 }
@@ -70,8 +86,8 @@ impl<T: Number> Rule<T> for Mean {
         T::add(a, b)
     }
     #[inline(always)]
-    fn finish(acc: T::Acc, world: usize) -> T::Acc {
-        T::divide(acc, world)
+    fn finish(acc: T::Acc, parts: usize) -> T::Acc {
+        T::divide(acc, parts)
     }
 }
 
@@ -89,40 +105,42 @@ impl<T: Number> Rule<T> for Max {
     }
 }
 
-unsafe fn dispatch<T: Number, R: Rule<T>>(sources: &[*const u8], outs: &[*mut u8], len: usize) {
+unsafe fn dispatch<T: Number, R: Rule<T>>(work: &Work<'_>) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
         // SAFETY: the feature is there; the rest is passed on.
-        return unsafe { with_avx2::<T, R>(sources, outs, len) };
+        return unsafe { with_avx2::<T, R>(work) };
     }
     // SAFETY: passed on.
-    unsafe { choose::<T, R>(sources, outs, len) }
+    unsafe { choose::<T, R>(work) }
 }
 
 /// The same code compiled for AVX2. It contracts nothing (no fused multiply-add), so the bits are the same.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-unsafe fn with_avx2<T: Number, R: Rule<T>>(sources: &[*const u8], outs: &[*mut u8], len: usize) {
+unsafe fn with_avx2<T: Number, R: Rule<T>>(work: &Work<'_>) {
     // SAFETY: passed on.
-    unsafe { choose::<T, R>(sources, outs, len) }
+    unsafe { choose::<T, R>(work) }
 }
 
 #[inline(always)]
-unsafe fn choose<T: Number, R: Rule<T>>(sources: &[*const u8], outs: &[*mut u8], len: usize) {
+unsafe fn choose<T: Number, R: Rule<T>>(work: &Work<'_>) {
+    let &Work { sources, outs, len, parts } = work;
     // SAFETY: passed on; the arrays hold the same pointers.
     unsafe {
         match (sources, outs) {
-            (&[a, b], &[x]) => fixed::<T, R, 2, 1>([a.cast(), b.cast()], [x.cast()], len),
-            (&[a, b], &[x, y]) => fixed::<T, R, 2, 2>([a.cast(), b.cast()], [x.cast(), y.cast()], len),
+            (&[a, b], &[x]) => fixed::<T, R, 2, 1>([a.cast(), b.cast()], [x.cast()], len, parts),
+            (&[a, b], &[x, y]) => fixed::<T, R, 2, 2>([a.cast(), b.cast()], [x.cast(), y.cast()], len, parts),
             (&[a, b, c, d], &[x]) => {
-                fixed::<T, R, 4, 1>([a.cast(), b.cast(), c.cast(), d.cast()], [x.cast()], len);
+                fixed::<T, R, 4, 1>([a.cast(), b.cast(), c.cast(), d.cast()], [x.cast()], len, parts);
             }
             (&[a, b, c, d], &[x, y, z, w]) => fixed::<T, R, 4, 4>(
                 [a.cast(), b.cast(), c.cast(), d.cast()],
                 [x.cast(), y.cast(), z.cast(), w.cast()],
                 len,
+                parts,
             ),
-            _ => general::<T, R>(sources, outs, len),
+            _ => general::<T, R>(work),
         }
     }
 }
@@ -134,6 +152,7 @@ unsafe fn fixed<T: Number, R: Rule<T>, const N: usize, const M: usize>(
     sources: [*const T; N],
     outs: [*mut T; M],
     len: usize,
+    parts: usize,
 ) {
     let whole = len - len % LANES;
     let mut i = 0;
@@ -157,7 +176,7 @@ unsafe fn fixed<T: Number, R: Rule<T>, const N: usize, const M: usize>(
             }
             for out in outs {
                 for lane in 0..LANES {
-                    out.add(i + lane).write(T::narrow(R::finish(acc[0][lane], N)));
+                    out.add(i + lane).write(T::narrow(R::finish(acc[0][lane], parts)));
                 }
             }
             i += LANES;
@@ -165,7 +184,7 @@ unsafe fn fixed<T: Number, R: Rule<T>, const N: usize, const M: usize>(
         while i < len {
             let value = fold_one::<T, R>(&sources, i);
             for out in outs {
-                out.add(i).write(T::narrow(R::finish(value, N)));
+                out.add(i).write(T::narrow(R::finish(value, parts)));
             }
             i += 1;
         }
@@ -192,7 +211,8 @@ unsafe fn fold_one<T: Number, R: Rule<T>>(sources: &[*const T], i: usize) -> T::
 
 /// Any number of sources, block by block.
 #[inline(always)]
-unsafe fn general<T: Number, R: Rule<T>>(sources: &[*const u8], outs: &[*mut u8], len: usize) {
+unsafe fn general<T: Number, R: Rule<T>>(work: &Work<'_>) {
+    let &Work { sources, outs, len, parts } = work;
     let mut acc = [T::Acc::default(); BLOCK];
     let mut from = 0;
     while from < len {
@@ -201,7 +221,7 @@ unsafe fn general<T: Number, R: Rule<T>>(sources: &[*const u8], outs: &[*mut u8]
         unsafe {
             fold_block::<T, R>(sources, from, &mut acc[..count]);
             for value in &mut acc[..count] {
-                *value = R::finish(*value, sources.len());
+                *value = R::finish(*value, parts);
             }
             for out in outs {
                 let out = out.cast::<T>().add(from);
@@ -276,7 +296,7 @@ mod tests {
             false => ranks.iter().map(|r| r.as_ptr().cast()).collect(),
         };
         // SAFETY: all have `len` elements and are ours.
-        unsafe { fold(T::DTYPE, op, &sources, &outs, len) };
+        unsafe { fold(T::DTYPE, (op, sources.len()), &sources, &outs, len) };
         if in_place {
             result = ranks.to_vec();
         }

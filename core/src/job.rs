@@ -1,5 +1,6 @@
 //! The record of a job: what was asked, what has happened, and why it is where it is.
 
+use crate::flight::LastWords;
 use crate::id::{AttemptId, JobId, NodeName, Rank};
 use crate::resources::DeviceShare;
 use crate::spec::JobSpec;
@@ -139,6 +140,9 @@ pub struct NodeRun {
     pub reserved: bool,
     /// No process of the attempt is left there.
     pub gone: bool,
+    /// What its ranks were doing at the end, where they kept a flight recorder.
+    #[serde(default)]
+    pub flight: Vec<LastWords>,
 }
 
 /// Why an attempt is being ended.

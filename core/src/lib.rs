@@ -5,6 +5,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod diagnostic;
+pub mod flight;
 pub mod group;
 pub mod id;
 pub mod job;

@@ -7,6 +7,7 @@
 pub mod wire;
 
 use crate::launch::Launch;
+use phalanx_core::flight::LastWords;
 use phalanx_core::id::AttemptId;
 use phalanx_core::resources::Capacity;
 use phalanx_core::{NodeName, Rank, Time};
@@ -66,6 +67,11 @@ pub enum Happening {
     },
     /// A rank's process ended.
     RankExited(RankExit),
+    /// What the node's ranks were doing when the attempt ended, where they kept a flight recorder.
+    Flight {
+        /// By rank.
+        ranks: Vec<LastWords>,
+    },
     /// No process of the attempt is left on the node. Nothing follows for this attempt.
     Gone {
         /// Processes that could not be ended, for people; empty when all are gone.

@@ -48,6 +48,7 @@ impl Gang {
             master_addr: environment.master_addr.clone(),
             master_port: environment.master_port,
             fingerprint,
+            flight_dir: environment.scratch.clone(),
             arena_bytes: (parameters + TAIL_LEN) * size_of::<f32>() + ARENA_SLACK_BYTES,
             ..Config::new(rank as usize, environment.world as usize)
         };

@@ -74,7 +74,7 @@ pub struct AgentEvent {
     #[prost(uint64, tag = "3")]
     pub time_us: u64,
     /// Exactly one.
-    #[prost(oneof = "agent_event::Event", tags = "4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "agent_event::Event", tags = "4, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub event: ::core::option::Option<agent_event::Event>,
 }
 /// Nested message and enum types in `AgentEvent`.
@@ -106,6 +106,9 @@ pub mod agent_event {
         /// A checkpoint is durable.
         #[prost(message, tag = "11")]
         Checkpoint(super::CheckpointTaken),
+        /// What the node's ranks were doing when the attempt ended.
+        #[prost(message, tag = "12")]
+        Flight(super::FlightRecord),
     }
 }
 /// The attempt's place on this node is kept for it.
@@ -157,6 +160,13 @@ pub struct Gone {
     /// Processes that could not be ended, for people; their devices must not be given away.
     #[prost(string, tag = "1")]
     pub unreaped: ::prost::alloc::string::String,
+}
+/// The last collective operations of the node's ranks, where they kept a flight recorder. Comes before `Gone`.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlightRecord {
+    /// `\[{"rank": 0, "ops": [...\]}]`, as the model has it.
+    #[prost(string, tag = "1")]
+    pub ranks_json: ::prost::alloc::string::String,
 }
 /// A rank wrote a line, or a piece of one.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -272,6 +272,7 @@ fn tell(guest: &Guest, answer: &Answer) -> Result<()> {
 fn share_memory(config: &Config, timer: Timer, ours: &Hello, guests: &[Guest]) -> Result<Group> {
     let arena_bytes = guests.iter().map(|g| g.hello.arena_bytes).fold(ours.arena_bytes, usize::max);
     let layout = Layout::new(config.world, arena_bytes)?;
+    check_memory(&layout, std::iter::once(ours).chain(guests.iter().map(|g| &g.hello)))?;
     let (segment, memory) = Segment::create(layout)?;
     let nonce = host::nonce();
     let offer = Offer::open(nonce)?;
@@ -281,7 +282,23 @@ fn share_memory(config: &Config, timer: Timer, ours: &Hello, guests: &[Guest]) -
     }
     let streams: Vec<(usize, &TcpStream)> = guests.iter().map(|g| (g.hello.rank, &g.stream)).collect();
     let pidfds = offer.serve(&memory, &streams, timer)?;
-    shm_group(config, &welcome(nonce, ours, ours, guests, way()), segment, pidfds)
+    shm_group(config, &welcome(nonce, ours, ours, guests, way()), (segment, memory), pidfds)
+}
+
+/// Whether the host has room for all ranks' parts, and each rank for its own.
+fn check_memory<'a>(layout: &Layout, all: impl Iterator<Item = &'a Hello>) -> Result<()> {
+    let (whole, part) = (layout.total_bytes(), layout.total_bytes() / layout.world as u64);
+    let lacking = |ranks: usize, wanted_bytes: u64, free: Option<u64>| match free {
+        Some(free_bytes) if wanted_bytes > free_bytes => {
+            Err(Error::NoMemory { arena_bytes: layout.arena_bytes as u64, ranks, wanted_bytes, free_bytes })
+        }
+        _ => Ok(()),
+    };
+    for hello in all {
+        lacking(layout.world, whole, hello.host_free_bytes)?;
+        lacking(1, part, hello.free_bytes)?;
+    }
+    Ok(())
 }
 
 fn connect_all(

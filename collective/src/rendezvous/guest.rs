@@ -109,7 +109,8 @@ fn go_on(config: &Config, connected: Connected, timer: Timer) -> Result<Group> {
     let result = match &welcome.way {
         Way::Shm { door, arena_bytes } => Layout::new(config.world, *arena_bytes).and_then(|layout| {
             let (memory, pidfds) = fetch(door, welcome.nonce, config, timer)?;
-            shm_group(config, &welcome, Segment::map(&memory, layout)?, pidfds)
+            let segment = Segment::map(&memory, layout)?;
+            shm_group(config, &welcome, (segment, memory), pidfds)
         }),
         Way::Tcp { mesh } => {
             let mut mesh = mesh.clone();

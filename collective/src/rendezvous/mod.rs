@@ -15,10 +15,10 @@ use crate::arena::Arena;
 use crate::backend::{Call, Deadline};
 use crate::communicator::Group;
 use crate::config::Config;
-use crate::element::DType;
-use crate::error::{Error, Op, Result};
+use crate::error::{AbortReason, Error, Result};
+use crate::fault::{Cause, Fault};
 use crate::recorder::{LogRef, now_ns};
-use crate::shm::{Segment, Shm};
+use crate::shm::{Segment, Shm, ShmFault};
 use crate::tcp::Tcp;
 pub(crate) use desk::is_gone;
 use wire::{Hello, Welcome};
@@ -48,12 +48,14 @@ pub(crate) fn meet(config: &Config) -> Result<Group> {
         _ => guest::visit(config, timer)?,
     };
     // Nobody goes on before all have what they need.
-    let call =
-        Call { op: Op::Barrier, dtype: DType::U8, reduce: None, peer: 0, len: 0, data: std::ptr::null_mut() };
+    let call = Call::barrier();
     let deadline = Deadline::new(now_ns(), timer.left().unwrap_or(Duration::ZERO));
     // SAFETY: a barrier has no data.
     match unsafe { group.backend.run(&call, 0, deadline) } {
-        Ok(()) => Ok(group),
+        Ok(()) => {
+            group.backend.settle();
+            Ok(group)
+        }
         Err(Error::Timeout { missing, .. }) => Err(timer.timed_out(missing)),
         Err(error) => Err(error),
     }
@@ -85,6 +87,8 @@ fn hello(config: &Config, mesh_port: u16) -> Hello {
         cpus: host::cpus().into_iter().collect(),
         transport: config.transport,
         arena_bytes: config.arena_bytes,
+        host_free_bytes: crate::memory::free_on_host(),
+        free_bytes: crate::memory::free(),
         mesh_port,
     }
 }
@@ -93,10 +97,15 @@ fn hello(config: &Config, mesh_port: u16) -> Hello {
 fn shm_group(
     config: &Config,
     welcome: &Welcome,
-    segment: Segment,
+    (segment, memory): (Segment, OwnedFd),
     pidfds: Vec<(usize, OwnedFd)>,
 ) -> Result<Group> {
     let segment = Arc::new(segment);
+    segment.claim(config.rank, &memory).inspect_err(|_| {
+        // The others wait for this rank.
+        let cause = Cause::Aborted { rank: config.rank, reason: AbortReason::Broken };
+        ShmFault { segment: segment.clone() }.poison(cause);
+    })?;
     // SAFETY: the logs lie in the segment, zeroed or in use, and it is kept alive.
     let log = |rank| unsafe { LogRef::new(segment.log(rank), segment.clone()) };
     let bytes = segment.layout.arena_bytes;

@@ -28,6 +28,9 @@ pub(crate) struct Hello {
     pub(crate) cpus: Vec<usize>,
     pub(crate) transport: TransportChoice,
     pub(crate) arena_bytes: usize,
+    /// Memory that is free on its host, and that it may itself still use, where something says.
+    pub(crate) host_free_bytes: Option<u64>,
+    pub(crate) free_bytes: Option<u64>,
     /// Where it listens for its peers if they meet over TCP.
     pub(crate) mesh_port: u16,
 }
@@ -69,6 +72,7 @@ pub(crate) enum Failure {
     WrongEpoch { group: u64 },
     Rejected { reason: String },
     PeerLost { rank: usize },
+    NoMemory { arena_bytes: u64, ranks: usize, wanted_bytes: u64, free_bytes: u64 },
     System { what: String, cause: String },
 }
 
@@ -80,6 +84,9 @@ impl Failure {
             Failure::WrongEpoch { group } => Error::WrongEpoch { ours: our_epoch, theirs: group },
             Failure::Rejected { reason } => Error::Rejected { reason },
             Failure::PeerLost { rank } => Error::PeerLost { rank },
+            Failure::NoMemory { arena_bytes, ranks, wanted_bytes, free_bytes } => {
+                Error::NoMemory { arena_bytes, ranks, wanted_bytes, free_bytes }
+            }
             Failure::System { what, cause } => Error::System { what: format!("rank 0: {what}"), cause },
         }
     }
@@ -91,6 +98,9 @@ impl Failure {
             Error::ConfigMismatch { ranks } => Failure::ConfigMismatch { ranks },
             Error::Rejected { reason } => Failure::Rejected { reason },
             Error::PeerLost { rank } => Failure::PeerLost { rank },
+            Error::NoMemory { arena_bytes, ranks, wanted_bytes, free_bytes } => {
+                Failure::NoMemory { arena_bytes, ranks, wanted_bytes, free_bytes }
+            }
             Error::System { what, cause } => Failure::System { what, cause },
             other => Failure::Rejected { reason: other.to_string() },
         }

@@ -73,7 +73,7 @@ impl Shm {
             self.sources.push(unsafe { self.segment.small(rank, seq).as_ptr().add(start) });
         }
         let out = unsafe { call.data.add(start) };
-        unsafe { fold(call.dtype, reduce, &self.sources, &[out], part.len()) };
+        unsafe { fold(call.dtype, (reduce, call.parts), &self.sources, &[out], part.len()) };
     }
 
     /// Where `rank`'s buffer of the running operation lies in its arena.
@@ -95,7 +95,7 @@ impl Shm {
                     self.sources.push(at);
                     self.outs.push(at);
                 }
-                unsafe { fold(call.dtype, reduce, &self.sources, &self.outs, part.len()) };
+                unsafe { fold(call.dtype, (reduce, call.parts), &self.sources, &self.outs, part.len()) };
             }
             (Op::ReduceScatter, Some(reduce)) => {
                 let part = self.shard(call, self.rank);
@@ -104,7 +104,7 @@ impl Shm {
                     self.sources.push(unsafe { self.placed(rank).add(part.start * size) });
                 }
                 let out = unsafe { call.data.add(part.start * size) };
-                unsafe { fold(call.dtype, reduce, &self.sources, &[out], part.len()) };
+                unsafe { fold(call.dtype, (reduce, call.parts), &self.sources, &[out], part.len()) };
             }
             (Op::Allgather, _) => {
                 // Each starts with its neighbour, so that not all read from rank 0 at once.
@@ -178,7 +178,7 @@ impl Shm {
         if publish {
             self.outs.push(self.sources[self.rank].cast_mut());
         }
-        unsafe { fold(call.dtype, reduce, &self.sources, &self.outs, piece.len()) };
+        unsafe { fold(call.dtype, (reduce, call.parts), &self.sources, &self.outs, piece.len()) };
     }
 
     /// Every other rank's own stripe of its chunk into our buffer.

@@ -245,6 +245,10 @@ impl Backend for Shm {
         true
     }
 
+    fn settle(&mut self) {
+        self.segment.prefault();
+    }
+
     fn leave(&mut self) {
         let mail = self.segment.mail(self.rank);
         mail.left.store(1, Ordering::SeqCst);

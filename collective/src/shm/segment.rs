@@ -110,6 +110,11 @@ impl Layout {
             at.checked_next_multiple_of(PAGE).filter(|&t| t <= isize::MAX as usize).ok_or_else(too_large)?;
         Ok(Layout { world, arena_bytes, logs, small, chunks, mail, arenas, total })
     }
+
+    /// All of it.
+    pub(crate) fn total_bytes(&self) -> u64 {
+        self.total as u64
+    }
 }
 
 /// The mapping.
@@ -134,15 +139,15 @@ impl Segment {
         };
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
         let fd = memfd_create(c"phalanx-collective", flags).map_err(|e| failed("making", e))?;
-        // Allocated now: a first touch later costs as much as a dozen allreduces, and a lack of memory would be a SIGBUS.
-        fallocate(&fd, FallocateFlags::empty(), 0, layout.total as i64)
-            .map_err(|e| failed("allocating", e))?;
+        nix::unistd::ftruncate(&fd, layout.total as i64).map_err(|e| failed("sizing", e))?;
+        // What nobody owns; the rest is each rank's to claim.
+        allocate(&fd, 0, layout.logs).map_err(|e| failed("allocating", e))?;
         let seals = SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
         fcntl(&fd, FcntlArg::F_ADD_SEALS(seals)).map_err(|e| failed("sealing", e))?;
         Ok((Self::map(&fd, layout)?, fd))
     }
 
-    /// Maps and prefaults memory made by another rank.
+    /// Maps the memory. Each rank [claims](Self::claim) its part; only then may it be touched.
     pub(crate) fn map(fd: &OwnedFd, layout: Layout) -> Result<Self> {
         let failed = |e| Error::system(format!("mapping {} bytes of shared memory", layout.total), e);
         let stat = nix::sys::stat::fstat(fd).map_err(failed)?;
@@ -157,13 +162,30 @@ impl Segment {
         let base = unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, fd.as_fd(), 0) }
             .map_err(failed)?
             .cast();
-        let segment = Segment { base, layout };
-        segment.prefault();
-        Ok(segment)
+        Ok(Segment { base, layout })
     }
 
-    /// Enters every page in this process's page tables.
-    fn prefault(&self) {
+    /// Allocates what is `rank`'s in the memory, so that it counts as this process's. Now, because a first touch later costs
+    /// as much as a dozen allreduces, and a lack of memory would be a SIGBUS.
+    pub(crate) fn claim(&self, rank: usize, fd: &OwnedFd) -> Result<()> {
+        let l = &self.layout;
+        let parts = [
+            (l.logs, size_of::<Log>()),
+            (l.small, SMALL_BYTES * SMALL_SLOTS),
+            (l.chunks, CHUNK_BYTES * CHUNK_SLOTS),
+            (l.mail, MAIL_BYTES * MAIL_SLOTS),
+            (l.arenas, l.arena_bytes),
+        ];
+        for (area, bytes) in parts.into_iter().filter(|(_, bytes)| *bytes > 0) {
+            allocate(fd, area + rank * bytes, bytes).map_err(|e| {
+                Error::system(format!("allocating shared memory with an arena of {} bytes", l.arena_bytes), e)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Enters every page in this process's page tables, once all have claimed theirs.
+    pub(crate) fn prefault(&self) {
         // SAFETY: the range is ours; the advice keeps contents.
         let done = unsafe { madvise(self.base.cast(), self.layout.total, MmapAdvise::MADV_POPULATE_WRITE) };
         if done.is_ok() {
@@ -227,6 +249,10 @@ impl Segment {
     }
 }
 
+fn allocate(fd: &OwnedFd, from: usize, bytes: usize) -> nix::Result<()> {
+    fallocate(fd, FallocateFlags::empty(), from as i64, bytes as i64)
+}
+
 impl Drop for Segment {
     fn drop(&mut self) {
         // SAFETY: mapped in `map`; whatever points into it holds an `Arc` of this.
@@ -243,6 +269,12 @@ mod tests {
     #[test]
     fn areas_are_disjoint_and_the_memory_is_zero() {
         let (segment, fd) = Segment::create(Layout::new(3, 10_000).unwrap()).unwrap();
+        let blocks = || nix::sys::stat::fstat(&fd).unwrap().st_blocks;
+        let before = blocks();
+        (0..3).for_each(|rank| segment.claim(rank, &fd).unwrap());
+        // Every page is there now, and touching them makes no more.
+        assert!(blocks() > before && blocks() as u64 * 512 >= segment.layout.total_bytes());
+        segment.prefault();
         let mut areas: Vec<(usize, usize)> = Vec::new();
         let mut add = |p: NonNull<u8>, bytes: usize| areas.push((p.as_ptr() as usize, bytes));
         for rank in 0..3 {

@@ -109,7 +109,9 @@ impl Shards<'_> {
         }
         if let Some(reduce) = call.reduce {
             // SAFETY: all sources hold `length` bytes; the slots are read before they are given away again.
-            unsafe { fold(call.dtype, reduce, &self.sources, &[ours], length / call.dtype.size()) };
+            unsafe {
+                fold(call.dtype, (reduce, call.parts), &self.sources, &[ours], length / call.dtype.size())
+            };
         }
         self.folded += 1;
         if self.gathers {

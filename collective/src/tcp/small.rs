@@ -41,7 +41,7 @@ impl Tcp {
                             if call.op == Op::Allreduce { (0, call.bytes()) } else { shard(rank) };
                         let sources: Vec<*const u8> =
                             (0..world).map(|of| block_of(of).add(at).cast_const()).collect();
-                        fold(call.dtype, reduce, &sources, &[call.data.add(at)], length / size);
+                        fold(call.dtype, (reduce, call.parts), &sources, &[call.data.add(at)], length / size);
                     }
                     (Op::Allgather, _) => {
                         for of in (0..world).filter(|&of| of != rank) {

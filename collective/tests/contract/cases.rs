@@ -266,6 +266,39 @@ fn started_operations_run_in_order_beside_blocking_ones() {
 }
 
 #[test]
+fn every_operation_can_be_started_and_waited_for() {
+    for transport in TRANSPORTS {
+        in_threads(4, transport, |comm| {
+            let (rank, len) = (comm.rank(), 20_002);
+            let mut buffer = comm.arena_alloc::<f64>(len).unwrap();
+            buffer.fill(rank as f64);
+            let buffer = comm.start_allreduce(buffer, ReduceOp::Max).unwrap().wait().unwrap();
+            assert!(buffer.iter().all(|&v| v == 3.0));
+            let mut buffer = comm.start_reduce_scatter(buffer, ReduceOp::Mean).unwrap().wait().unwrap();
+            let own = comm.shard(len);
+            assert!(buffer[own.clone()].iter().all(|&v| v == 3.0));
+            buffer[own].fill(rank as f64);
+            let buffer = comm.start_allgather(buffer).unwrap().wait().unwrap();
+            assert!((0..4).all(|peer| buffer[shard_range(len, 4, peer)].iter().all(|&v| v == peer as f64)));
+            let mut broadcast = comm.start_broadcast(buffer, 2).unwrap();
+            let barrier = comm.start_barrier().unwrap();
+            while !broadcast.is_done() {
+                std::thread::yield_now();
+            }
+            let buffer = broadcast.wait().unwrap();
+            assert!(barrier.wait().unwrap().is_empty());
+            let buffer = match rank {
+                0 => comm.start_send(buffer, 3).unwrap().wait().unwrap(),
+                3 => comm.start_recv(buffer, 0).unwrap().wait().unwrap(),
+                _ => buffer,
+            };
+            assert_eq!(buffer.len(), len);
+            assert!(comm.start_broadcast(buffer, 4).is_err());
+        });
+    }
+}
+
+#[test]
 fn the_flight_recorder_names_what_was_called() {
     for transport in TRANSPORTS {
         let logs = in_threads(2, transport, |comm| {

@@ -7,7 +7,9 @@ use phalanx_collective::{
     AbortReason, Communicator, Config, Error, Op, RankState, ReduceOp, TransportChoice,
 };
 
-use super::groups::{TRANSPORTS, config, free_port, in_threads, said, say, spawn};
+use phalanx_core::flight::{self, LastWords};
+
+use super::groups::{TRANSPORTS, config, free_port, in_threads, said, say, spawn, spawn_with};
 
 /// Far above the 10 ms that are promised on a quiet machine, far below any deadline here.
 const SOON: Duration = Duration::from_secs(1);
@@ -91,6 +93,25 @@ fn a_killed_rank_is_named_by_every_survivor() {
                 assert_eq!(said[0].contains("(0 ops"), transport == TransportChoice::Tcp, "{said:?}");
             }
         }
+    }
+}
+
+#[test]
+fn the_page_of_a_killed_rank_says_what_it_was_doing() {
+    for transport in TRANSPORTS {
+        let folder = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let start = |rank| spawn_with("die-inside", rank, 3, port, transport, Some(folder.path()));
+        let ranks: Vec<_> = (0..3).map(start).collect();
+        for child in ranks {
+            child.wait_with_output().unwrap();
+        }
+        let words = |rank: u32| {
+            let page = std::fs::read(folder.path().join(flight::page_name(rank.into()))).unwrap();
+            LastWords::read(rank, &page).unwrap()
+        };
+        let text = flight::diagnose(&[words(0), words(1), words(2)]).unwrap();
+        assert!(text.starts_with("rank") && text.contains("allreduce sum of 200000 x f32"), "{text}");
     }
 }
 

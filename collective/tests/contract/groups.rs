@@ -1,6 +1,7 @@
 //! How groups are brought up: as threads, or as processes of this very binary.
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ pub(crate) fn in_threads<A: Send>(
 
 /// What a child process is told.
 const SCENARIO: &str = "CONTRACT_SCENARIO";
+/// Where its flight recorder goes; empty for none.
+const FLIGHT: &str = "CONTRACT_FLIGHT";
 
 /// A rank in a process of its own that plays `scenario`.
 pub(crate) fn spawn(
@@ -60,10 +63,23 @@ pub(crate) fn spawn(
     port: u16,
     transport: TransportChoice,
 ) -> Child {
+    spawn_with(scenario, rank, world, port, transport, None)
+}
+
+/// As [`spawn`], with a folder for its flight recorder.
+pub(crate) fn spawn_with(
+    scenario: &str,
+    rank: usize,
+    world: usize,
+    port: u16,
+    transport: TransportChoice,
+    flight: Option<&Path>,
+) -> Child {
     let name = serde_json::to_string(&transport).unwrap();
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "groups::play", "--nocapture", "--test-threads", "1"])
         .env(SCENARIO, format!("{scenario} {rank} {world} {port} {name}"))
+        .env(FLIGHT, flight.unwrap_or(Path::new("")))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -95,7 +111,8 @@ fn play() {
     let words: Vec<&str> = told.split_whitespace().collect();
     let [scenario, rank, world, port, transport] = words[..] else { panic!("{told}") };
     let transport = serde_json::from_str(transport).unwrap();
-    let config = config(rank.parse().unwrap(), world.parse().unwrap(), port.parse().unwrap(), transport);
+    let mut config = config(rank.parse().unwrap(), world.parse().unwrap(), port.parse().unwrap(), transport);
+    config.flight_dir = std::env::var_os(FLIGHT).filter(|path| !path.is_empty()).map(Into::into);
     match scenario {
         "cases" => super::cases::play(config),
         _ => super::faults::play(scenario, config),

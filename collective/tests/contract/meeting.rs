@@ -51,6 +51,17 @@ fn a_different_configuration_is_an_error_on_every_rank() {
 }
 
 #[test]
+fn an_arena_larger_than_memory_is_refused_on_every_rank() {
+    for result in meet(3, |c| c.arena_bytes = if c.rank == 1 { 1 << 40 } else { 4096 }) {
+        let Error::NoMemory { arena_bytes, wanted_bytes, free_bytes, .. } = error(&result) else {
+            panic!("{:?}", result.err())
+        };
+        assert_eq!(*arena_bytes, 1 << 40);
+        assert!(wanted_bytes > free_bytes && error(&result).to_string().contains("smaller `arena_bytes`"));
+    }
+}
+
+#[test]
 fn whoever_did_not_come_is_named_everywhere() {
     let port = free_port();
     std::thread::scope(|scope| {

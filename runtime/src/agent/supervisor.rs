@@ -13,16 +13,18 @@ use super::places::AttemptPlaces;
 use super::socket::Sockets;
 use super::sweep;
 use crate::launch::{Launch, LaunchWork};
-use crate::protocol::RankExit;
+use crate::protocol::{Happening, RankExit};
 use link::GuardLink;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use phalanx_core::Rank;
+use phalanx_core::flight::{self, LastWords};
 use phalanx_core::id::AttemptId;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -118,7 +120,8 @@ struct Attempt {
     leaf: Option<Leaf>,
     sockets: Sockets,
     readers: Vec<LogReader>,
-    /// Ranks that have not ended.
+    ranks: Vec<Rank>,
+    /// Those of them that have not ended.
     open: BTreeSet<Rank>,
     unreaped: Option<String>,
 }
@@ -154,6 +157,7 @@ impl Attempt {
             leaf,
             sockets,
             readers: Vec::new(),
+            ranks: launch.ranks.iter().map(|rank| rank.rank).collect(),
             open: launch.ranks.iter().map(|rank| rank.rank).collect(),
             unreaped: None,
         })
@@ -247,6 +251,7 @@ impl Attempt {
             Some(unreaped) => unreaped,
             None => self.avenge().await,
         };
+        self.say_flight_record();
         for reader in std::mem::take(&mut self.readers) {
             reader.finish().await;
         }
@@ -258,6 +263,24 @@ impl Attempt {
             let _ = self.inputs.send(Input::Exited { attempt: self.attempt, exit });
         }
         unreaped
+    }
+
+    /// What the ranks were doing, from the pages that they left behind; most programs leave none.
+    fn say_flight_record(&self) {
+        let scratch = AttemptPlaces::of(&self.ground.data_dir, self.attempt).scratch().to_owned();
+        let words = |&rank: &Rank| {
+            // A rank may have put anything there: a pipe, a link to elsewhere, more than memory holds.
+            let mut options = std::fs::OpenOptions::new();
+            options.read(true).custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOFOLLOW);
+            let file = options.open(scratch.join(flight::page_name(rank.into()))).ok()?;
+            let mut page = Vec::new();
+            file.take(flight::PAGE_BYTES as u64).read_to_end(&mut page).ok()?;
+            LastWords::read(rank, &page)
+        };
+        let ranks: Vec<LastWords> = self.ranks.iter().filter_map(words).collect();
+        if !ranks.is_empty() {
+            self.ground.outbox.say(self.attempt, &Happening::Flight { ranks });
+        }
     }
 
     /// The guard was killed: this process inherits its orphans, and ends them.

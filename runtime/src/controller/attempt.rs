@@ -6,6 +6,7 @@
 use super::{Controller, Live, RETRY_FIRST, RETRY_LONGEST, holder};
 use crate::launch::{Launch, LaunchWork, RankLaunch};
 use crate::protocol::{AgentEvent, Command, Happening, RankExit};
+use phalanx_core::flight::{self, LastWords};
 use phalanx_core::id::AttemptId;
 use phalanx_core::job::{INTERRUPTED_CODE, TIME_LIMIT_CODE};
 use phalanx_core::spec::{Work, WorkerSpec};
@@ -52,7 +53,12 @@ impl Controller {
         let mut run = Run::default();
         for bundle in bundles {
             let Some(node) = self.nodes.get(&bundle.node) else { return false };
-            let fresh = NodeRun { incarnation: node.incarnation().to_owned(), reserved: false, gone: false };
+            let fresh = NodeRun {
+                incarnation: node.incarnation().to_owned(),
+                reserved: false,
+                gone: false,
+                flight: Vec::new(),
+            };
             run.nodes.insert(bundle.node.clone(), fresh);
         }
         let attempt = AttemptId { job: id, number: job.attempts.len() as u32 + 1 };
@@ -159,6 +165,7 @@ impl Controller {
             }
             Happening::RankStarted { rank, .. } => self.rank_started(event.time, attempt.job, *rank),
             Happening::RankExited(exit) => self.rank_exited(attempt.job, exit),
+            Happening::Flight { ranks } => self.take_flight_record(attempt.job, node, ranks),
             Happening::Gone { unreaped } => self.gone(now, event.time, attempt.job, node, unreaped),
             Happening::Log(_) | Happening::Report { .. } | Happening::Checkpoint { .. } => {}
         }
@@ -215,6 +222,14 @@ impl Controller {
         let message = format!("rank {} {}", exit.rank, exit.message);
         let ending = Ending::Failure { code: exit.code, for_good: exit.not_started };
         self.end_attempt(id, ending, &message);
+    }
+
+    /// Keeps what the ranks of a node were doing until those of all nodes are known.
+    fn take_flight_record(&mut self, id: JobId, node: &NodeName, ranks: &[LastWords]) {
+        let run = self.jobs.get_mut(&id).and_then(|live| live.job.run.as_mut());
+        if let Some(at) = run.and_then(|run| run.nodes.get_mut(node)) {
+            at.flight = ranks.to_vec();
+        }
     }
 
     /// Orders an attempt to end; what has been ordered for a stronger reason stays.
@@ -301,6 +316,11 @@ impl Controller {
         let job = &mut live.job;
         let (Some(run), Some(attempt)) = (job.run.take(), job.attempts.last_mut()) else { return };
         attempt.ended = Some(at);
+        if let Some(Ending::Failure { .. }) = &run.ending
+            && let Some(found) = flight::diagnose(&flight_records(&run))
+        {
+            attempt.message = format!("{}; {found}", attempt.message);
+        }
         let message = attempt.message.clone();
         let (outcome, next, code) = match run.ending {
             None => (AttemptState::Succeeded, JobState::Succeeded, Some(0)),
@@ -374,6 +394,13 @@ impl Controller {
                 .collect(),
         }
     }
+}
+
+/// What all ranks of an attempt were doing at its end, by rank.
+fn flight_records(run: &Run) -> Vec<LastWords> {
+    let mut ranks: Vec<LastWords> = run.nodes.values().flat_map(|node| node.flight.clone()).collect();
+    ranks.sort_by_key(|words| words.rank);
+    ranks
 }
 
 pub(super) fn rank_runs(bundles: &[Bundle]) -> Vec<RankRun> {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::protocol::{AgentEvent, Happening, Hello, RankExit};
+use phalanx_core::flight::{DType, LastWords, Op, OpRecord, OpState, Signature};
 use phalanx_core::resources::{Capacity, Cpus};
 use phalanx_core::spec::QueueSpec;
 use phalanx_core::{AttemptState, JobSpec, Rank};
@@ -213,6 +214,35 @@ fn the_first_failing_rank_ends_the_gang_and_counts() {
     scene.exit("a", job, 1, 143, true);
     scene.gone("a", job);
     assert_eq!((scene.state(job), scene.stored[&job].exit_code), (JobState::Failed, Some(5)));
+}
+
+#[test]
+fn a_failure_names_the_operation_that_missed_its_rank_over_all_nodes() {
+    let mut scene = Scene::new(&["a", "b"]);
+    let job = scene.submit("max_failures = 0\n[gang]\nworkers = 2\nplacement = \"strict-spread\"\n");
+    scene.run_ranks("a", job, 0..1);
+    scene.run_ranks("b", job, 1..2);
+    let words = |rank, seq, state| {
+        let call = Signature { op: Op::Broadcast, dtype: DType::F64, reduce: None, peer: 0, bytes: 16 };
+        let ops = vec![OpRecord { seq, call, state, started_ns: 1, ended_ns: 2 }];
+        Happening::Flight { ranks: vec![LastWords { rank, ops }] }
+    };
+    let ranks = scene.stored[&job].attempts[0].ranks.clone();
+    scene.exit(ranks[1].node.as_str(), job, 1, 3, false);
+    scene.exit(ranks[0].node.as_str(), job, 0, 143, true);
+    scene.happened(ranks[1].node.as_str(), job, words(1, 6, OpState::Done));
+    scene.gone(ranks[1].node.as_str(), job);
+    scene.happened(ranks[0].node.as_str(), job, words(0, 7, OpState::Failed));
+    scene.gone(ranks[0].node.as_str(), job);
+    let message = &scene.stored[&job].attempts[0].message;
+    assert!(
+        message.starts_with(
+            "rank 1 exited with code 3; rank 1 did not come to operation 7, broadcast from rank 0 of 2 x f64, in which \
+             rank 0 waited"
+        ),
+        "{message}"
+    );
+    assert_eq!(scene.stored[&job].reason.text, *message);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::{AgentEvent, Command, Happening, Hello, LogChunk, RankExit};
 use phalanx_api::v1 as pb;
 use phalanx_core::Time;
+use phalanx_core::flight::LastWords;
 use phalanx_core::id::{AttemptId, IdError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -130,6 +131,7 @@ pub fn happening(what: &Happening) -> pb::agent_event::Event {
             asked: exit.asked,
             not_started: exit.not_started,
         }),
+        Happening::Flight { ranks } => Event::Flight(pb::FlightRecord { ranks_json: flight_json(ranks) }),
         Happening::Gone { unreaped } => Event::Gone(pb::Gone { unreaped: unreaped.clone() }),
         Happening::Log(chunk) => Event::Log(pb::LogChunk {
             rank: chunk.rank,
@@ -147,6 +149,11 @@ pub fn happening(what: &Happening) -> pb::agent_event::Event {
             Event::Checkpoint(pb::CheckpointTaken { rank: 0, step: *step, path: text_of(path), bytes: 0 })
         }
     }
+}
+
+/// Plain numbers and names, which always serialise; a record that did not would be an empty one.
+fn flight_json(ranks: &[LastWords]) -> String {
+    serde_json::to_string(ranks).unwrap_or_else(|_| "[]".to_owned())
 }
 
 /// Reads what an agent says after its `Hello`.
@@ -180,6 +187,11 @@ pub fn event_of(event: pb::AgentEvent) -> Result<AgentEvent, WireError> {
             asked: exited.asked,
             not_started: exited.not_started,
         }),
+        Event::Flight(flight) => {
+            let ranks = serde_json::from_str(&flight.ranks_json);
+            let ranks = ranks.map_err(|error| WireError::Json { field: "a flight record", error })?;
+            Happening::Flight { ranks }
+        }
         Event::Gone(gone) => Happening::Gone { unreaped: gone.unreaped },
         Event::Log(chunk) => Happening::Log(LogChunk {
             rank: chunk.rank,
@@ -300,6 +312,7 @@ mod tests {
             Happening::Refused { message: "no".into() },
             Happening::RankStarted { rank: 3, pid: 77 },
             Happening::RankExited(exit),
+            Happening::Flight { ranks: vec![LastWords { rank: 1, ops: Vec::new() }] },
             Happening::Gone { unreaped: "77 (sh)".into() },
             Happening::Log(line),
             Happening::Report { rank: 0, step: 9, metrics: BTreeMap::from([("a".into(), f64::INFINITY)]) },
