@@ -45,6 +45,8 @@ enum Over {
     Shm,
     /// TCP over the loopback interface
     Tcp,
+    /// NCCL between GPUs of this host, one for each rank
+    Nccl,
 }
 
 /// Runs `phalanx bench`.
@@ -59,6 +61,7 @@ pub(crate) fn run(args: &BenchArgs, json: bool) -> Result<()> {
             let transport = match *transport {
                 Over::Shm => TransportChoice::Shm,
                 Over::Tcp => TransportChoice::Tcp,
+                Over::Nccl => TransportChoice::Nccl,
             };
             let exe = std::env::current_exe().context("finding this executable, which the ranks run")?;
             let command = || {

@@ -8,6 +8,15 @@ use crate::error::{Error, Op, Result, Signature};
 use crate::fault::Fault;
 use crate::recorder::now_ns;
 
+/// Where an operation's buffer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In this process's memory.
+    Host,
+    /// On this rank's GPU; the pointer is an address there.
+    Device,
+}
+
 /// One operation, its types erased.
 ///
 /// The exclusive borrow of the caller's buffer becomes a raw pointer here, once: from then on other ranks may write to it.
@@ -23,13 +32,23 @@ pub(crate) struct Call {
     /// Elements of the buffer.
     pub(crate) len: usize,
     pub(crate) data: *mut u8,
+    pub(crate) place: Place,
 }
 
 impl Call {
     /// No data, and no rank leaves before all have come.
     pub(crate) fn barrier() -> Self {
         let data = std::ptr::NonNull::<u64>::dangling().as_ptr().cast();
-        Call { op: Op::Barrier, dtype: DType::U8, reduce: None, peer: 0, parts: 1, len: 0, data }
+        Call {
+            op: Op::Barrier,
+            dtype: DType::U8,
+            reduce: None,
+            peer: 0,
+            parts: 1,
+            len: 0,
+            data,
+            place: Place::Host,
+        }
     }
 
     pub(crate) fn bytes(&self) -> usize {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::Transport;
 use crate::arena::ArenaBuffer;
 use crate::communicator::Communicator;
 use crate::config::{Config, MAX_WORLD, TransportChoice};
@@ -36,7 +37,8 @@ const TIMEOUT: Duration = Duration::from_secs(600);
 pub struct Plan {
     /// Number of ranks, each a process.
     pub world: usize,
-    /// Which transport; `Auto` takes shared memory, as all ranks are on this host.
+    /// Which transport; `Auto` takes shared memory, as all ranks are on this host. With `Nccl` each rank has a GPU and its
+    /// buffers there.
     pub transport: TransportChoice,
     /// Sizes in bytes, multiples of 4.
     pub sizes: Vec<usize>,
@@ -157,6 +159,17 @@ fn validate(plan: &Plan) -> Result<()> {
             plan.world
         )));
     }
+    if plan.transport == TransportChoice::Nccl {
+        let devices = crate::nccl::device_count()?;
+        if devices < plan.world {
+            let what = format!(
+                "{} ranks need as many GPUs, and this process sees {devices}; use --world {devices}",
+                plan.world
+            );
+            return Err(Error::NoDevice { what });
+        }
+        crate::nccl::Library::load()?;
+    }
     match plan.sizes.iter().find(|&&bytes| bytes == 0 || bytes % 4 != 0 || bytes > MAX_BYTES) {
         Some(bytes) => {
             Err(Error::invalid(format!("a size of {bytes} bytes; ask for multiples of 4 up to 4 GiB")))
@@ -212,6 +225,7 @@ pub fn work(task: &str) -> Result<()> {
     let mut comm = Communicator::connect(Config {
         master_port: task.port,
         transport: task.plan.transport,
+        device: task.rank,
         arena_bytes: largest.next_multiple_of(4096),
         rendezvous_timeout: Duration::from_secs(60),
         op_timeout: Duration::from_secs(60),
@@ -253,24 +267,34 @@ fn hear_of_death(comm: &mut Communicator) -> Result<()> {
 /// Seconds of one call.
 fn measure(comm: &mut Communicator, bytes: usize, unsynchronised: bool) -> Result<f64> {
     let mut data = comm.arena_alloc::<f32>(bytes / 4)?;
+    let mut device = match comm.transport() {
+        Transport::Nccl => Some(comm.on_device()?.alloc::<f32>(bytes / 4)?),
+        _ => None,
+    };
     let calls = (BLOCK_BYTES / bytes).clamp(*CALLS.start(), *CALLS.end());
     let mut blocks = Vec::new();
     for block in 0..=BLOCKS {
         let mut time = Duration::ZERO;
         for call in 0..calls {
             fill(comm.rank(), call, &mut data);
+            if let Some(device) = &mut device {
+                device.upload(&data)?;
+            }
             comm.barrier()?; // some may have slept here and be late …
             comm.barrier()?; // … and now all are awake
             let start = Instant::now();
-            if unsynchronised {
-                comm.unsynchronised(&mut data, ReduceOp::Sum)?;
-            } else {
-                comm.allreduce(&mut data, ReduceOp::Sum)?;
+            match &mut device {
+                _ if unsynchronised => comm.unsynchronised(&mut data, ReduceOp::Sum)?,
+                Some(device) => comm.on_device()?.allreduce(device, ReduceOp::Sum)?,
+                None => comm.allreduce(&mut data, ReduceOp::Sum)?,
             }
             time += start.elapsed();
             if unsynchronised {
                 comm.barrier()?;
             } else if call == calls - 1 {
+                if let Some(device) = &device {
+                    device.download(&mut data)?;
+                }
                 verify(comm.world(), call, &data)?;
             }
         }

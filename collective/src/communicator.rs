@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use crate::Transport;
 use crate::arena::{Arena, ArenaBuffer};
-use crate::backend::{Backend, Call, Deadline};
-use crate::config::Config;
+use crate::backend::{Backend, Call, Deadline, Place};
+use crate::config::{Config, TransportChoice};
 use crate::element::{DType, Element, Number, ReduceOp, shard_range};
 use crate::error::{AbortReason, Error, Op, Result};
 use crate::fault::{Cause, Fault};
+use crate::nccl::{Device, Nccl};
 use crate::queue::{Pending, Queue};
 use crate::recorder::{LogRef, RankRecord, RankState, Recorder, now_ns};
 
@@ -18,6 +19,8 @@ use crate::recorder::{LogRef, RankRecord, RankState, Recorder, now_ns};
 pub(crate) struct Group {
     pub(crate) transport: Transport,
     pub(crate) backend: Box<dyn Backend>,
+    /// For device memory, where the group was asked for it.
+    pub(crate) nccl: Option<Nccl>,
     pub(crate) arena: Option<Arc<Arena>>,
     /// This rank's log first in use, and all that can be read.
     pub(crate) own_log: LogRef,
@@ -27,6 +30,7 @@ pub(crate) struct Group {
 /// What runs operations, one at a time.
 pub(crate) struct Engine {
     backend: Box<dyn Backend>,
+    nccl: Option<Nccl>,
     recorder: Recorder,
     timeout: Duration,
     collectives: u64,
@@ -49,8 +53,14 @@ impl Engine {
         let seq = *counter;
         let started_ns = now_ns();
         let at = self.recorder.begin(seq, &call.signature(), started_ns);
+        let deadline = Deadline::new(started_ns, self.timeout);
         // SAFETY: passed on.
-        let result = unsafe { self.backend.run(call, seq, Deadline::new(started_ns, self.timeout)) };
+        let result = unsafe {
+            match (call.place, &mut self.nccl) {
+                (Place::Device, Some(nccl)) => nccl.run(call, seq, deadline),
+                _ => self.backend.run(call, seq, deadline),
+            }
+        };
         self.recorder.end(at, result.is_ok());
         if let Err(error) = &result {
             tracing::debug!(%error, seq, "a collective operation failed");
@@ -59,6 +69,23 @@ impl Engine {
         result
     }
 }
+
+impl Engine {
+    pub(crate) fn nccl(&self) -> Option<&Nccl> {
+        self.nccl.as_ref()
+    }
+
+    /// Says goodbye on all ways.
+    fn leave(&mut self) {
+        if let Some(nccl) = &mut self.nccl {
+            nccl.leave(Deadline::new(now_ns(), LEAVE_TIMEOUT));
+        }
+        self.backend.leave();
+    }
+}
+
+/// How long the end of an NCCL communicator waits for ranks that are still in it.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Gives a group up from any thread, e.g. when a signal says to stop.
 #[derive(Clone)]
@@ -84,6 +111,7 @@ struct Members {
     engine: Arc<Mutex<Engine>>,
     /// Started by the first operation that is not waited for.
     queue: Option<Queue>,
+    device: Option<Arc<Device>>,
     arena: Option<Arc<Arena>>,
     fault: Arc<dyn Fault>,
     logs: Vec<(usize, LogRef)>,
@@ -117,15 +145,17 @@ impl Communicator {
     /// [`Error::ConfigMismatch`], [`Error::WrongEpoch`], [`Error::Rejected`], [`Error::Invalid`], [`Error::System`].
     pub fn connect(config: Config) -> Result<Self> {
         config.validate()?;
-        if config.world == 1 {
+        if config.world == 1 && config.transport != TransportChoice::Nccl {
             let mut solo = Communicator::solo();
             solo.epoch = config.epoch;
             return Ok(solo);
         }
         let group = crate::rendezvous::meet(&config)?;
         let fault = group.backend.fault();
+        let device = group.nccl.as_ref().map(|nccl| nccl.device.clone());
         let engine = Engine {
             backend: group.backend,
+            nccl: group.nccl,
             recorder: Recorder::new(group.own_log, lasting_log(&config)),
             timeout: config.op_timeout,
             collectives: 0,
@@ -135,6 +165,7 @@ impl Communicator {
         let members = Members {
             engine: Arc::new(Mutex::new(engine)),
             queue: None,
+            device,
             arena: group.arena,
             fault,
             logs: group.logs,
@@ -243,6 +274,7 @@ impl Communicator {
             parts: self.world,
             len: data.len(),
             data: data.as_ptr().cast::<u8>().cast_mut(),
+            place: Place::Host,
         };
         // SAFETY: a send only reads, and the slice is borrowed until it returns.
         unsafe { self.run_call(&call) }
@@ -327,8 +359,18 @@ impl Communicator {
         op: Op,
         reduce: Option<ReduceOp>,
         peer: usize,
-        mut data: ArenaBuffer<T>,
+        data: ArenaBuffer<T>,
     ) -> Result<Pending<T>> {
+        let world = self.world;
+        self.start_with(data, move |data| call_of(op, reduce, (peer, world), data))
+    }
+
+    /// Hands a buffer to the communication thread, which makes the call of it and gives it back at its end.
+    pub(crate) fn start_with<T: Element, B: Send + 'static>(
+        &mut self,
+        mut data: B,
+        call_of: impl FnOnce(&mut B) -> Call + Send + 'static,
+    ) -> Result<Pending<T, B>> {
         let (answer, pending) = Pending::new();
         let Some(members) = &mut self.members else {
             let _ = answer.send((data, Ok(()))); // the receiver is right here
@@ -338,9 +380,8 @@ impl Communicator {
             Some(queue) => queue,
             none => none.insert(Queue::start(members.engine.clone())?),
         };
-        let world = self.world;
         queue.push(Box::new(move |engine| {
-            let call = call_of(op, reduce, (peer, world), &mut data);
+            let call = call_of(&mut data);
             // SAFETY: `data` is owned here and not touched until the call has returned.
             let result = unsafe { engine.run(&call) };
             let _ = answer.send((data, result)); // nobody may want it any more
@@ -394,14 +435,27 @@ impl Communicator {
         }
     }
 
-    fn check_root(&self, root: usize) -> Result<()> {
+    pub(crate) fn device(&self) -> Option<Arc<Device>> {
+        self.members.as_ref()?.device.clone()
+    }
+
+    /// Once nothing is in flight.
+    pub(crate) fn engine(&self) -> Result<Arc<Mutex<Engine>>> {
+        let members = self.members.as_ref().ok_or_else(|| Error::invalid("a world of one has no engine"))?;
+        if let Some(queue) = &members.queue {
+            queue.drain();
+        }
+        Ok(members.engine.clone())
+    }
+
+    pub(crate) fn check_root(&self, root: usize) -> Result<()> {
         if root < self.world {
             return Ok(());
         }
         Err(Error::invalid(format!("there is no rank {root} in a world of {}", self.world)))
     }
 
-    fn check_partner(&self, partner: usize) -> Result<()> {
+    pub(crate) fn check_partner(&self, partner: usize) -> Result<()> {
         if partner < self.world && partner != self.rank {
             return Ok(());
         }
@@ -424,7 +478,7 @@ impl Communicator {
 
     /// # Safety
     /// As [`Backend::run`].
-    unsafe fn run_call(&mut self, call: &Call) -> Result<()> {
+    pub(crate) unsafe fn run_call(&mut self, call: &Call) -> Result<()> {
         let Some(members) = &mut self.members else { return Ok(()) };
         if let Some(queue) = &members.queue {
             queue.drain();
@@ -442,7 +496,8 @@ fn call_of<T: Element>(
 ) -> Call {
     debug_assert_eq!(T::DTYPE.size(), size_of::<T>());
     let dtype: DType = T::DTYPE;
-    Call { op, dtype, reduce, peer, parts: world, len: data.len(), data: data.as_mut_ptr().cast() }
+    let place = Place::Host;
+    Call { op, dtype, reduce, peer, parts: world, len: data.len(), data: data.as_mut_ptr().cast(), place }
 }
 
 /// The log that outlives this process. Training is not worth less without it, so its failure is a warning.
@@ -459,7 +514,7 @@ impl Drop for Communicator {
         }
         if let Some(mut members) = self.members.take() {
             drop(members.queue.take()); // ends what is in flight
-            members.engine.lock().unwrap_or_else(PoisonError::into_inner).backend.leave();
+            members.engine.lock().unwrap_or_else(PoisonError::into_inner).leave();
         }
     }
 }

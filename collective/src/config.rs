@@ -9,6 +9,10 @@ use crate::error::{Error, Result};
 
 /// Bound on the ranks of one group.
 pub const MAX_WORLD: usize = 1024;
+/// Bound on the connections for data between two ranks.
+pub const MAX_STREAMS: usize = 8;
+/// Connections for data between two ranks over a wire, unless said otherwise.
+pub const WIRE_STREAMS: usize = 4;
 /// How long ranks wait for one another to start, unless said otherwise.
 pub const DEFAULT_RENDEZVOUS_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long an operation waits for a peer, unless said otherwise: rank 0 may be writing a large checkpoint meanwhile.
@@ -18,13 +22,29 @@ pub const DEFAULT_OP_TIMEOUT: Duration = Duration::from_secs(600);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TransportChoice {
-    /// Shared memory where all ranks are on one host, else TCP.
+    /// Shared memory where all ranks are on one host. With several hosts of as many ranks each, a power of two, shared memory
+    /// on the hosts and TCP between them; else TCP.
     #[default]
     Auto,
     /// Shared memory, or an error.
     Shm,
     /// TCP.
     Tcp,
+    /// NCCL between the ranks' GPUs for [device memory](crate::Communicator::on_device), or an error; for host memory as
+    /// `Auto`.
+    Nccl,
+}
+
+/// In how many bits f32 go over a wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wire {
+    /// All of them.
+    #[default]
+    Exact,
+    /// As bf16, in large reductions: half the bytes, and a relative error of up to 2^-8 of each contribution and of the
+    /// result. They are folded in f32, and every rank has the same bits.
+    Bf16,
 }
 
 /// How a group meets. `rank`, `world`, `epoch`, the master's address and `fingerprint` describe the group and must agree.
@@ -46,6 +66,16 @@ pub struct Config {
     pub op_timeout: Duration,
     /// Which transport to take; every rank's wish counts, and contrary ones are an error.
     pub transport: TransportChoice,
+    /// In how many bits f32 go between hosts; all ranks must agree.
+    pub wire: Wire,
+    /// TCP connections for data between every two ranks, up to [`MAX_STREAMS`]; 0 for one on a host and
+    /// [`WIRE_STREAMS`] over a wire, where one alone may not fill it. The largest that any rank asks for is taken.
+    pub tcp_streams: usize,
+    /// Name of this rank's host. Ranks of one name share memory, so they must be able to; `None` finds out. Giving names
+    /// splits a host, say by NUMA node.
+    pub host: Option<String>,
+    /// Which of the GPUs that this process sees is this rank's, for [`TransportChoice::Nccl`].
+    pub device: usize,
     /// Hash (or text) of whatever all ranks must have in common; a difference is [`Error::ConfigMismatch`] on every rank.
     pub fingerprint: String,
     /// Folder for this rank's flight recorder, whose page there outlives the process; `None` keeps it in memory only.
@@ -66,6 +96,10 @@ impl Config {
             rendezvous_timeout: DEFAULT_RENDEZVOUS_TIMEOUT,
             op_timeout: DEFAULT_OP_TIMEOUT,
             transport: TransportChoice::Auto,
+            wire: Wire::Exact,
+            tcp_streams: 0,
+            host: None,
+            device: 0,
             fingerprint: String::new(),
             flight_dir: None,
             arena_bytes: 0,
@@ -103,6 +137,12 @@ impl Config {
             Some(attempt) => attempt,
             None => number("TORCHELASTIC_RESTART_COUNT")?.unwrap_or(0),
         };
+        // A rank that sees one GPU has it; where all see all, each takes the one of its place.
+        let sees_one =
+            var("CUDA_VISIBLE_DEVICES").is_some_and(|list| !list.is_empty() && !list.contains(','));
+        if !sees_one {
+            config.device = number("LOCAL_RANK")?.unwrap_or(0) as usize;
+        }
         config.flight_dir = var("PHALANX_SCRATCH").filter(|path| !path.is_empty()).map(PathBuf::from);
         Ok(config)
     }
@@ -118,6 +158,10 @@ impl Config {
         if self.rank >= self.world {
             let text =
                 format!("rank {} is not below the world size {}; count ranks from 0", self.rank, self.world);
+            return Err(Error::invalid(text));
+        }
+        if self.tcp_streams > MAX_STREAMS {
+            let text = format!("{} TCP streams are too many; ask for up to {MAX_STREAMS}", self.tcp_streams);
             return Err(Error::invalid(text));
         }
         if self.world > 1 && self.master_port == 0 {

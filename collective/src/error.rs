@@ -158,6 +158,30 @@ pub enum Error {
         /// What is free: of the host, or of the tightest limit of a cgroup.
         free_bytes: u64,
     },
+    /// There is no GPU to use, or no library for it.
+    #[error("{what}")]
+    NoDevice {
+        /// What is missing, and what to do.
+        what: String,
+    },
+    /// NCCL failed.
+    #[error("NCCL's {call} failed with {code}: {text}; NCCL_DEBUG=INFO shows more")]
+    Nccl {
+        /// Which of its functions.
+        call: &'static str,
+        /// Its answer, of `ncclResult_t`.
+        code: i32,
+        /// The same in words, with what it says besides.
+        text: String,
+    },
+    /// The CUDA driver failed.
+    #[error("{what}: {text}; see `nvidia-smi` and `dmesg`")]
+    Cuda {
+        /// What was tried.
+        what: &'static str,
+        /// Its answer.
+        text: String,
+    },
     /// An argument cannot be right.
     #[error("{what}")]
     Invalid {

@@ -1,5 +1,6 @@
 //! Operations in flight: a thread of the communicator's own runs them in the order they were started.
 
+use std::marker::PhantomData;
 use std::sync::mpsc::{self, Receiver, RecvError, Sender, TryRecvError};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -10,7 +11,7 @@ use crate::element::Element;
 use crate::error::{AbortReason, Error, Result};
 
 /// What comes back of an operation.
-type Answer<T> = (ArenaBuffer<T>, Result<()>);
+type Answer<B> = (B, Result<()>);
 
 type Job = Box<dyn FnOnce(&mut Engine) + Send>;
 
@@ -18,16 +19,17 @@ type Job = Box<dyn FnOnce(&mut Engine) + Send>;
 ///
 /// Dropping it does not cancel the operation, which other ranks count on.
 #[must_use = "the buffer comes back from `wait`"]
-pub struct Pending<T: Element> {
-    answer: Receiver<Answer<T>>,
+pub struct Pending<T: Element, B = ArenaBuffer<T>> {
+    answer: Receiver<Answer<B>>,
     /// What [`Self::is_done`] has found.
-    early: Option<Result<Answer<T>, RecvError>>,
+    early: Option<Result<Answer<B>, RecvError>>,
+    elements: PhantomData<T>,
 }
 
-impl<T: Element> Pending<T> {
-    pub(crate) fn new() -> (Sender<Answer<T>>, Self) {
+impl<T: Element, B> Pending<T, B> {
+    pub(crate) fn new() -> (Sender<Answer<B>>, Self) {
         let (sender, answer) = mpsc::channel();
-        (sender, Pending { answer, early: None })
+        (sender, Pending { answer, early: None, elements: PhantomData })
     }
 
     /// Whether the operation has ended, so that [`Self::wait`] returns at once.
@@ -46,7 +48,7 @@ impl<T: Element> Pending<T> {
     ///
     /// # Errors
     /// Those of the operation.
-    pub fn wait(self) -> Result<ArenaBuffer<T>> {
+    pub fn wait(self) -> Result<B> {
         // The thread hangs up only if it panicked, which poisons the group.
         let thread_died = |_| Error::Aborted { rank: usize::MAX, reason: AbortReason::Panicked };
         let answer = self.early.unwrap_or_else(|| self.answer.recv());

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::wire::{self, Answer, Failure, Hello, Inbox, Read1, Way, Welcome};
-use super::{Timer, hello, host, mesh_listener, port, shm_group, tcp_group};
+use super::{Met, Shared, Timer, hello, host, mesh_listener, one_host, port, several_hosts, tcp_group};
 use crate::communicator::Group;
-use crate::config::{Config, TransportChoice};
+use crate::config::{Config, TransportChoice, WIRE_STREAMS};
 use crate::error::{Error, Result};
+use crate::nccl::{Prepared, UniqueId};
 use crate::shm::{Layout, Offer, Segment};
 use crate::tcp::mesh;
 
@@ -39,15 +40,15 @@ struct Stranger {
     since: Instant,
 }
 
-pub(super) fn receive(config: &Config, timer: Timer) -> Result<Group> {
+pub(super) fn receive(config: &Config, timer: Timer, prepared: &Result<Option<Prepared>>) -> Result<Met> {
     let listener = listen(config)?;
     let local = listener.local_addr().map_err(|e| Error::system("asking for the master's address", e))?;
     let mesh = mesh_listener(local.ip())?;
-    let ours = hello(config, port(&mesh)?);
+    let ours = hello(config, port(&mesh)?, prepared.as_ref().err().map(ToString::to_string));
     let mut desk = Desk { config, timer, listener, guests: (1..config.world).map(|_| None).collect() };
     let gathered = desk.gather();
     let guests: Vec<Guest> = desk.guests.into_iter().flatten().collect();
-    let told = |result: Result<Group>| {
+    let told = |result: Result<Met>| {
         if let Err(error) = &result {
             for guest in &guests {
                 let _ = wire::write(&guest.stream, &Answer::Failed(Failure::of(error))); // it may be gone
@@ -58,10 +59,28 @@ pub(super) fn receive(config: &Config, timer: Timer) -> Result<Group> {
     if let Err(error) = gathered {
         return told(Err(error));
     }
-    told(decide(&ours, &guests).and_then(|shared| match shared {
-        true => share_memory(config, timer, &ours, &guests),
-        false => connect_all(config, timer, &ours, &guests, mesh),
+    told(decide(&ours, &guests).and_then(|together| {
+        let nccl_id = match prepared {
+            Ok(Some(prepared)) => Some(prepared.unique_id()?),
+            _ => None,
+        };
+        let party = Party { config, timer, ours: &ours, guests: &guests, nccl_id };
+        let group = match together {
+            Together::OneHost => party.share_memory(),
+            Together::Hosts(blocks) => party.connect_all(mesh, Some(blocks)),
+            Together::Apart => party.connect_all(mesh, None),
+        };
+        group.map(|group| (group, nccl_id))
     }))
+}
+
+/// All who have come, and what they were told.
+struct Party<'a> {
+    config: &'a Config,
+    timer: Timer,
+    ours: &'a Hello,
+    guests: &'a [Guest],
+    nccl_id: Option<UniqueId>,
 }
 
 fn listen(config: &Config) -> Result<TcpListener> {
@@ -229,8 +248,18 @@ pub(crate) fn is_gone(stream: &TcpStream) -> bool {
     }
 }
 
-/// Whether to share memory. All ranks must agree on their configuration, and their wishes must go together.
-fn decide(ours: &Hello, guests: &[Guest]) -> Result<bool> {
+/// How the ranks go together.
+enum Together {
+    /// All share memory.
+    OneHost,
+    /// The ranks of each host share memory.
+    Hosts(Vec<Vec<usize>>),
+    /// Over TCP alone.
+    Apart,
+}
+
+/// How to go together. All ranks must agree on their configuration, and their wishes must fit.
+fn decide(ours: &Hello, guests: &[Guest]) -> Result<Together> {
     let all = || std::iter::once(ours).chain(guests.iter().map(|g| &g.hello));
     let ranks_that =
         |test: &dyn Fn(&Hello) -> bool| -> Vec<usize> { all().filter(|h| test(h)).map(|h| h.rank).collect() };
@@ -254,35 +283,107 @@ fn decide(ours: &Hello, guests: &[Guest]) -> Result<bool> {
         );
         return Err(Error::Rejected { reason });
     }
-    Ok(tcp.is_empty() && away.is_empty())
-}
-
-/// What to tell each rank, by its host.
-fn welcome(nonce: u64, to: &Hello, ours: &Hello, guests: &[Guest], way: Way) -> Welcome {
-    let all = std::iter::once(ours).chain(guests.iter().map(|g| &g.hello));
-    let near: Vec<&Hello> = all.filter(|h| h.host == to.host).collect();
-    let cpus: BTreeSet<usize> = near.iter().flat_map(|h| h.cpus.iter().copied()).collect();
-    Welcome { nonce, host_ranks: near.len(), host_cpus: cpus.len(), way }
+    let nccl = ranks_that(&|h| h.transport == TransportChoice::Nccl);
+    if !nccl.is_empty() && nccl.len() < ours.world {
+        let others = ranks_that(&|h| h.transport != TransportChoice::Nccl);
+        let reason =
+            format!("{} asked for nccl, {} did not; ask for it on all", names(&nccl), names(&others));
+        return Err(Error::Rejected { reason });
+    }
+    if let Some(lacking) = all().find(|h| h.no_nccl.is_some()) {
+        let why = lacking.no_nccl.as_deref().unwrap_or_default();
+        return Err(Error::Rejected { reason: format!("rank {} cannot use NCCL: {why}", lacking.rank) });
+    }
+    let wire = ranks_that(&|h| h.wire != ours.wire);
+    if !wire.is_empty() {
+        let reason = format!("{} and rank 0 asked for different bits on the wire; ask for one", names(&wire));
+        return Err(Error::Rejected { reason });
+    }
+    let mut by_rank: Vec<&Hello> = all().collect();
+    by_rank.sort_by_key(|h| h.rank);
+    let hosts: Vec<&str> = by_rank.iter().map(|h| h.host.as_str()).collect();
+    Ok(match crate::hosts::blocks(&hosts) {
+        _ if !tcp.is_empty() => Together::Apart,
+        _ if away.is_empty() => Together::OneHost,
+        Some(blocks) => Together::Hosts(blocks),
+        None => Together::Apart,
+    })
 }
 
 fn tell(guest: &Guest, answer: &Answer) -> Result<()> {
     wire::write(&guest.stream, answer).map_err(|_| Error::PeerLost { rank: guest.hello.rank })
 }
 
-fn share_memory(config: &Config, timer: Timer, ours: &Hello, guests: &[Guest]) -> Result<Group> {
-    let arena_bytes = guests.iter().map(|g| g.hello.arena_bytes).fold(ours.arena_bytes, usize::max);
-    let layout = Layout::new(config.world, arena_bytes)?;
-    check_memory(&layout, std::iter::once(ours).chain(guests.iter().map(|g| &g.hello)))?;
-    let (segment, memory) = Segment::create(layout)?;
-    let nonce = host::nonce();
-    let offer = Offer::open(nonce)?;
-    let way = || Way::Shm { door: offer.door.clone(), arena_bytes: layout.arena_bytes };
-    for guest in guests {
-        tell(guest, &Answer::Welcome(welcome(nonce, &guest.hello, ours, guests, way())))?;
+impl Party<'_> {
+    fn all(&self) -> impl Iterator<Item = &Hello> {
+        std::iter::once(self.ours).chain(self.guests.iter().map(|g| &g.hello))
     }
-    let streams: Vec<(usize, &TcpStream)> = guests.iter().map(|g| (g.hello.rank, &g.stream)).collect();
-    let pidfds = offer.serve(&memory, &streams, timer)?;
-    shm_group(config, &welcome(nonce, ours, ours, guests, way()), (segment, memory), pidfds)
+
+    /// What to tell each rank, by its host.
+    fn welcome(&self, nonce: u64, to: &Hello, way: Way) -> Welcome {
+        let near: Vec<&Hello> = self.all().filter(|h| h.host == to.host).collect();
+        let cpus: BTreeSet<usize> = near.iter().flat_map(|h| h.cpus.iter().copied()).collect();
+        let nccl_id = self.nccl_id.map(|id| id.0.to_vec());
+        let asked = self.all().map(|h| h.tcp_streams).max().unwrap_or(0);
+        let one_host = self.all().all(|h| h.host == self.ours.host);
+        let streams = match asked {
+            0 if one_host => 1,
+            0 => WIRE_STREAMS,
+            asked => asked,
+        };
+        Welcome { nonce, host_ranks: near.len(), host_cpus: cpus.len(), streams, nccl_id, way }
+    }
+
+    fn share_memory(&self) -> Result<Group> {
+        let (config, timer) = (self.config, self.timer);
+        let arena_bytes = self.all().map(|h| h.arena_bytes).max().unwrap_or(0);
+        let layout = Layout::new(config.world, arena_bytes)?;
+        check_memory(&layout, self.all())?;
+        let (segment, memory) = Segment::create(layout)?;
+        let nonce = host::nonce();
+        let offer = Offer::open(nonce)?;
+        let way = || Way::Shm { door: offer.door.clone(), arena_bytes: layout.arena_bytes };
+        for guest in self.guests {
+            tell(guest, &Answer::Welcome(self.welcome(nonce, &guest.hello, way())))?;
+        }
+        let streams: Vec<(usize, Option<&TcpStream>)> =
+            self.guests.iter().map(|g| (g.hello.rank, Some(&g.stream))).collect();
+        let pidfds = offer.serve((config.rank, &memory), &streams, timer)?;
+        let ranks = (0..config.world).collect();
+        let shared = Shared { ranks, segment, memory, pidfds };
+        one_host(config, &self.welcome(nonce, self.ours, way()), shared)
+    }
+
+    /// Everybody connects to everybody; with blocks, the ranks of each share memory besides.
+    fn connect_all(&self, listener: TcpListener, blocks: Option<Vec<Vec<usize>>>) -> Result<Group> {
+        let nonce = host::nonce();
+        let mut mesh = vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), self.ours.mesh_port)];
+        let mut by_rank: Vec<&Guest> = self.guests.iter().collect();
+        by_rank.sort_by_key(|g| g.hello.rank);
+        for guest in by_rank {
+            let seen = guest.stream.peer_addr().map_err(|_| Error::PeerLost { rank: guest.hello.rank })?;
+            mesh.push(SocketAddr::new(seen.ip(), guest.hello.mesh_port));
+        }
+        let arena_bytes = self.all().map(|h| h.arena_bytes).max().unwrap_or(0);
+        for block in blocks.iter().flatten() {
+            let layout = Layout::new(block.len(), arena_bytes)?;
+            check_memory(&layout, self.all().filter(|h| block.contains(&h.rank)))?;
+        }
+        let way = || match &blocks {
+            Some(blocks) => Way::Hosts { mesh: mesh.clone(), blocks: blocks.clone(), arena_bytes },
+            None => Way::Tcp { mesh: mesh.clone() },
+        };
+        for guest in self.guests {
+            tell(guest, &Answer::Welcome(self.welcome(nonce, &guest.hello, way())))?;
+        }
+        let welcome = self.welcome(nonce, self.ours, way());
+        if let Some(blocks) = &blocks {
+            let at = (&mesh[..], &blocks[..], arena_bytes);
+            return several_hosts(self.config, &welcome, at, listener, self.timer);
+        }
+        let tcp = mesh::join(self.config, &welcome, &mesh, listener, self.timer)?;
+        Ok(tcp_group(self.config, tcp))
+    }
 }
 
 /// Whether the host has room for all ranks' parts, and each rank for its own.
@@ -299,28 +400,4 @@ fn check_memory<'a>(layout: &Layout, all: impl Iterator<Item = &'a Hello>) -> Re
         lacking(1, part, hello.free_bytes)?;
     }
     Ok(())
-}
-
-fn connect_all(
-    config: &Config,
-    timer: Timer,
-    ours: &Hello,
-    guests: &[Guest],
-    listener: TcpListener,
-) -> Result<Group> {
-    let nonce = host::nonce();
-    let mut mesh = vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), ours.mesh_port)];
-    let mut by_rank: Vec<&Guest> = guests.iter().collect();
-    by_rank.sort_by_key(|g| g.hello.rank);
-    for guest in by_rank {
-        let seen = guest.stream.peer_addr().map_err(|_| Error::PeerLost { rank: guest.hello.rank })?;
-        mesh.push(SocketAddr::new(seen.ip(), guest.hello.mesh_port));
-    }
-    for guest in guests {
-        let way = Way::Tcp { mesh: mesh.clone() };
-        tell(guest, &Answer::Welcome(welcome(nonce, &guest.hello, ours, guests, way)))?;
-    }
-    let welcome = welcome(nonce, ours, ours, guests, Way::Tcp { mesh: mesh.clone() });
-    let tcp = mesh::join(config, &welcome, &mesh, listener, timer)?;
-    Ok(tcp_group(config, tcp))
 }

@@ -7,10 +7,10 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::wire::{self, Answer, Failure, Inbox, Read1, Way, Welcome};
-use super::{Timer, hello, mesh_listener, port, shm_group, tcp_group};
-use crate::communicator::Group;
+use super::{Met, Shared, Timer, hello, mesh_listener, one_host, port, several_hosts, tcp_group};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::nccl::{UNIQUE_ID_BYTES, UniqueId};
 use crate::shm::{Layout, Segment, fetch};
 use crate::tcp::mesh;
 
@@ -36,13 +36,13 @@ struct Connected {
     welcome: Welcome,
 }
 
-pub(super) fn visit(config: &Config, timer: Timer) -> Result<Group> {
+pub(super) fn visit(config: &Config, timer: Timer, no_nccl: Option<String>) -> Result<Met> {
     let addresses = super::addresses(config)?;
     let mut retry = FIRST_RETRY;
     loop {
         for &address in &addresses {
             if let Some(stream) = connect(address, timer)
-                && let Visit::Welcome(connected) = wait(config, stream, timer)?
+                && let Visit::Welcome(connected) = wait(config, stream, timer, no_nccl.clone())?
             {
                 return go_on(config, *connected, timer);
             }
@@ -64,10 +64,10 @@ fn connect(address: SocketAddr, timer: Timer) -> Option<TcpStream> {
     Some(stream)
 }
 
-fn wait(config: &Config, stream: TcpStream, timer: Timer) -> Result<Visit> {
+fn wait(config: &Config, stream: TcpStream, timer: Timer, no_nccl: Option<String>) -> Result<Visit> {
     let local = stream.local_addr().map_err(|e| Error::system("asking for this rank's address", e))?;
     let listener = mesh_listener(local.ip())?;
-    if wire::write(&stream, &hello(config, port(&listener)?)).is_err()
+    if wire::write(&stream, &hello(config, port(&listener)?, no_nccl)).is_err()
         || stream.set_nonblocking(true).is_err()
     {
         return Ok(Visit::Again);
@@ -104,22 +104,31 @@ fn readable(stream: &TcpStream, left: Duration) {
     let _ = poll(&mut [PollFd::new(stream.as_fd(), PollFlags::POLLIN)], timeout); // whatever it says, we look
 }
 
-fn go_on(config: &Config, connected: Connected, timer: Timer) -> Result<Group> {
+fn go_on(config: &Config, connected: Connected, timer: Timer) -> Result<Met> {
     let Connected { stream, mut inbox, listener, welcome } = connected;
+    // Rank 0 is where it was met, whatever it calls itself.
+    let reach = |mesh: &[SocketAddr]| {
+        let mut mesh = mesh.to_vec();
+        if let (Some(first), Ok(master)) = (mesh.first_mut(), stream.peer_addr()) {
+            first.set_ip(master.ip());
+        }
+        mesh
+    };
     let result = match &welcome.way {
         Way::Shm { door, arena_bytes } => Layout::new(config.world, *arena_bytes).and_then(|layout| {
-            let (memory, pidfds) = fetch(door, welcome.nonce, config, timer)?;
-            let segment = Segment::map(&memory, layout)?;
-            shm_group(config, &welcome, (segment, memory), pidfds)
+            let (memory, pidfds) = fetch((door, 0), welcome.nonce, (config.rank, config.world - 1), timer)?;
+            let (ranks, segment) = ((0..config.world).collect(), Segment::map(&memory, layout)?);
+            one_host(config, &welcome, Shared { ranks, segment, memory, pidfds })
         }),
         Way::Tcp { mesh } => {
-            let mut mesh = mesh.clone();
-            if let (Some(first), Ok(master)) = (mesh.first_mut(), stream.peer_addr()) {
-                first.set_ip(master.ip());
-            }
-            mesh::join(config, &welcome, &mesh, listener, timer).map(|tcp| tcp_group(config, tcp))
+            mesh::join(config, &welcome, &reach(mesh), listener, timer).map(|tcp| tcp_group(config, tcp))
+        }
+        Way::Hosts { mesh, blocks, arena_bytes } => {
+            several_hosts(config, &welcome, (&reach(mesh), blocks, *arena_bytes), listener, timer)
         }
     };
+    let id = welcome.nccl_id.as_deref().and_then(|id| <[u8; UNIQUE_ID_BYTES]>::try_from(id).ok());
+    let result = result.map(|group| (group, id.map(UniqueId)));
     // Rank 0 may know better why it did not come off.
     result.map_err(|error| match last_word(&stream, &mut inbox) {
         Some(failure) => failure.error(config.epoch),

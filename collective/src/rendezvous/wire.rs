@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::config::TransportChoice;
+use crate::config::{TransportChoice, Wire};
 use crate::error::Error;
 
 /// Begins every message; its last byte is the version.
@@ -27,7 +27,11 @@ pub(crate) struct Hello {
     /// CPUs it may run on.
     pub(crate) cpus: Vec<usize>,
     pub(crate) transport: TransportChoice,
+    /// Why it cannot use NCCL, where it was asked to.
+    pub(crate) no_nccl: Option<String>,
     pub(crate) arena_bytes: usize,
+    pub(crate) wire: Wire,
+    pub(crate) tcp_streams: usize,
     /// Memory that is free on its host, and that it may itself still use, where something says.
     pub(crate) host_free_bytes: Option<u64>,
     pub(crate) free_bytes: Option<u64>,
@@ -53,6 +57,10 @@ pub(crate) struct Welcome {
     /// Ranks on the receiver's host, and CPUs they may run on between them.
     pub(crate) host_ranks: usize,
     pub(crate) host_cpus: usize,
+    /// Connections for data between two ranks.
+    pub(crate) streams: usize,
+    /// `ncclUniqueId`, where GPUs meet too.
+    pub(crate) nccl_id: Option<Vec<u8>>,
     pub(crate) way: Way,
 }
 
@@ -62,6 +70,8 @@ pub(crate) enum Way {
     Shm { door: String, arena_bytes: usize },
     /// Each connects to all below it. Rank 0's address is the one it was met at, with the port given here.
     Tcp { mesh: Vec<SocketAddr> },
+    /// As TCP, and memory is shared by the ranks of each host; the first of them has it.
+    Hosts { mesh: Vec<SocketAddr>, blocks: Vec<Vec<usize>>, arena_bytes: usize },
 }
 
 /// An error that all ranks are told.

@@ -15,6 +15,8 @@ use crate::watch::Watch;
 /// The poison as it lies in the segment.
 pub(crate) struct ShmFault {
     pub(crate) segment: Arc<Segment>,
+    /// The group's ranks that share the memory, in its order.
+    pub(crate) ranks: Vec<usize>,
 }
 
 impl Fault for ShmFault {
@@ -34,7 +36,8 @@ impl Fault for ShmFault {
     }
 
     fn left(&self, rank: usize) -> bool {
-        self.segment.mail(rank).left.load(Ordering::SeqCst) != 0
+        let place = self.ranks.iter().position(|&r| r == rank);
+        place.is_some_and(|place| self.segment.mail(place).left.load(Ordering::SeqCst) != 0)
     }
 }
 
@@ -42,7 +45,11 @@ impl Fault for ShmFault {
 #[derive(Clone, Copy)]
 pub(crate) struct Running<'a> {
     pub(crate) call: &'a Call,
+    /// Counts operations on this memory, for the choice of slots.
+    pub(crate) slot: u64,
+    /// The operation that the caller knows, of which this may be a part: its number and what must be equal on all ranks.
     pub(crate) seq: u64,
+    pub(crate) told: Signature,
     pub(crate) deadline: Deadline,
 }
 
@@ -50,6 +57,7 @@ pub(crate) struct Running<'a> {
 pub(crate) struct Shm {
     pub(super) segment: Arc<Segment>,
     pub(super) fault: Arc<ShmFault>,
+    /// This rank's place among those that share the memory, and how many there are. Errors speak of [`Self::name`]s.
     pub(super) rank: usize,
     pub(super) world: usize,
     pub(super) patience: Patience,
@@ -69,15 +77,17 @@ pub(crate) struct Shm {
 unsafe impl Send for Shm {}
 
 impl Shm {
-    /// `cpus` is how many CPUs the ranks may use between them; `pidfds` are those of the other ranks.
+    /// `ranks` are the group's ranks that share the memory, of which `rank` is this one; `cpus` is how many CPUs they may use
+    /// between them, `pidfds` are those of the others.
     pub(crate) fn new(
         segment: Arc<Segment>,
-        rank: usize,
+        (rank, ranks): (usize, Vec<usize>),
         cpus: usize,
         pidfds: Vec<(usize, OwnedFd)>,
     ) -> Result<Self> {
         let world = segment.layout.world;
-        let fault = Arc::new(ShmFault { segment: segment.clone() });
+        let rank = ranks.iter().position(|&r| r == rank).unwrap_or(0);
+        let fault = Arc::new(ShmFault { segment: segment.clone(), ranks });
         let watched = fault.clone();
         let (ranks, fds): (Vec<usize>, Vec<OwnedFd>) = pidfds.into_iter().unzip();
         let handler = Box::new(move |index: usize, _: &OwnedFd| {
@@ -101,6 +111,11 @@ impl Shm {
         })
     }
 
+    /// The group's rank at a place.
+    pub(super) fn name(&self, place: usize) -> usize {
+        self.fault.ranks[place]
+    }
+
     /// Waits until all ranks are here. It succeeds on every rank or on none: whether a flag got here before its poison is
     /// the same for whoever looks.
     pub(super) fn barrier(&mut self, running: &Running<'_>, patience: Patience) -> Result<()> {
@@ -115,10 +130,12 @@ impl Shm {
                 Waited::Ready => {}
                 Waited::Poisoned => return Err(self.why(peer)),
                 Waited::TimedOut => {
-                    self.fault.poison(Cause::Aborted { rank: self.rank, reason: AbortReason::TimedOut });
+                    let rank = self.name(self.rank);
+                    self.fault.poison(Cause::Aborted { rank, reason: AbortReason::TimedOut });
                     // Now no flag moves any more.
                     let here = |&p: &usize| !self.segment.flag(p).arrived.reached(target);
-                    let missing: Vec<usize> = (0..self.world).filter(here).collect();
+                    let missing: Vec<usize> =
+                        (0..self.world).filter(here).map(|place| self.name(place)).collect();
                     if missing.is_empty() {
                         return Ok(());
                     }
@@ -131,11 +148,12 @@ impl Shm {
 
     /// Why `peer`'s counter is poisoned.
     pub(super) fn why(&self, peer: usize) -> Error {
+        let rank = self.name(peer);
         if self.fault.cause().is_none() {
             // Only a rank that leaves poisons no more than its own counters.
-            self.fault.poison(Cause::Lost { rank: peer });
+            self.fault.poison(Cause::Lost { rank });
         }
-        self.fault.cause().unwrap_or(Cause::Lost { rank: peer }).error()
+        self.fault.cause().unwrap_or(Cause::Lost { rank }).error()
     }
 
     /// Offset of the buffer in this rank's arena, if it lies there.
@@ -149,8 +167,8 @@ impl Shm {
     /// Announces the call, waits until all have, and compares: every rank comes to the same verdict. Leaves everybody's
     /// buffer places in `self.places`.
     fn open(&mut self, running: &Running<'_>, place: u64) -> Result<()> {
-        let parity = running.seq as usize % 2;
-        let ours = running.call.signature();
+        let parity = running.slot as usize % 2;
+        let ours = running.told;
         let code = ours.code();
         let announced = &self.segment.flag(self.rank).announced[parity];
         announced.code.store(code, Ordering::Relaxed);
@@ -164,24 +182,43 @@ impl Shm {
                 && theirs.bytes.load(Ordering::Relaxed) == ours.bytes;
             self.places[peer] = theirs.place.load(Ordering::Relaxed);
         }
-        if fits { Ok(()) } else { Err(self.mismatch(running.seq)) }
+        if fits { Ok(()) } else { Err(self.mismatch(running)) }
     }
 
     /// Names rank 0's call and the first that differs from it.
     #[cold]
-    fn mismatch(&self, seq: u64) -> Error {
+    fn mismatch(&self, running: &Running<'_>) -> Error {
+        let seq = running.seq;
         let announced = |rank: usize| {
-            let a = &self.segment.flag(rank).announced[seq as usize % 2];
+            let a = &self.segment.flag(rank).announced[running.slot as usize % 2];
             Signature::from_code(a.code.load(Ordering::Relaxed), a.bytes.load(Ordering::Relaxed))
         };
-        self.fault.poison(Cause::Aborted { rank: self.rank, reason: AbortReason::Mismatch });
+        let rank = self.name(self.rank);
+        self.fault.poison(Cause::Aborted { rank, reason: AbortReason::Mismatch });
         let left = announced(0);
         let differs = (1..self.world).find(|&rank| announced(rank) != left).unwrap_or(0);
         match (left, announced(differs)) {
             (Some(left), Some(right)) => {
-                Error::Mismatch { seq, left_rank: 0, left, right_rank: differs, right }
+                let (left_rank, right_rank) = (self.name(0), self.name(differs));
+                Error::Mismatch { seq, left_rank, left, right_rank, right }
             }
-            _ => Error::Corrupt { rank: differs, what: "an operation that does not exist".into() },
+            _ => Error::Corrupt { rank: self.name(differs), what: "an operation that does not exist".into() },
+        }
+    }
+
+    /// Runs an operation, or a part of one, among the ranks that share the memory. Its peer is a place.
+    ///
+    /// # Safety
+    /// As [`Backend::run`].
+    #[inline(never)]
+    pub(crate) unsafe fn go(&mut self, running: &Running<'_>) -> Result<()> {
+        // SAFETY: passed on.
+        unsafe {
+            match running.call.op {
+                Op::Send => self.send(running),
+                Op::Recv => self.recv(running),
+                _ => self.collective(running),
+            }
         }
     }
 
@@ -191,9 +228,9 @@ impl Shm {
         // each way ends only when no other rank touches our buffer any more.
         unsafe {
             if call.bytes() <= SMALL_BYTES {
-                self.fill_small(call, running.seq);
+                self.fill_small(call, running.slot);
                 self.open(running, FOREIGN)?;
-                self.finish_small(call, running.seq);
+                self.finish_small(call, running.slot);
                 return Ok(());
             }
             let place = self.place(call);
@@ -216,15 +253,8 @@ impl Backend for Shm {
     // Not inlined, so that the compiler never sees the caller's borrow and the pointer that others write through together.
     #[inline(never)]
     unsafe fn run(&mut self, call: &Call, seq: u64, deadline: Deadline) -> Result<()> {
-        let running = Running { call, seq, deadline };
         // SAFETY: passed on.
-        unsafe {
-            match call.op {
-                Op::Send => self.send(&running),
-                Op::Recv => self.recv(&running),
-                _ => self.collective(&running),
-            }
-        }
+        unsafe { self.go(&Running { call, slot: seq, seq, told: call.signature(), deadline }) }
     }
 
     #[inline(never)]

@@ -14,7 +14,6 @@ use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, getsockopt, recvmsg, sendmsg, sockopt,
 };
 
-use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::rendezvous::{Timer, host};
 
@@ -40,8 +39,14 @@ pub(crate) struct Offer {
 }
 
 impl Offer {
+    /// At a name of its own choice.
     pub(crate) fn open(nonce: u64) -> Result<Self> {
         let door = format!("phalanx-collective-{}-{:016x}", std::process::id(), host::nonce());
+        Self::open_at(door, nonce)
+    }
+
+    /// At a name that the others know.
+    pub(crate) fn open_at(door: String, nonce: u64) -> Result<Self> {
         let open = || {
             let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&door)?)?;
             listener.set_nonblocking(true)?;
@@ -52,11 +57,12 @@ impl Offer {
         Ok(Offer { door, nonce, listener })
     }
 
-    /// Waits for all ranks and gives each the memory and the pidfds of all others. Returns those for rank 0.
+    /// Waits for all ranks, some of them with a connection whose end tells of theirs, and gives each the memory and the
+    /// pidfds of all others. Returns those for this rank, which is `me`.
     pub(crate) fn serve(
         &self,
-        memory: &OwnedFd,
-        guests: &[(usize, &TcpStream)],
+        (me, memory): (usize, &OwnedFd),
+        guests: &[(usize, Option<&TcpStream>)],
         timer: Timer,
     ) -> Result<Vec<(usize, OwnedFd)>> {
         let own =
@@ -68,12 +74,14 @@ impl Offer {
             if missing.is_empty() {
                 break;
             }
-            if let Some((rank, _)) = guests.iter().find(|(_, stream)| crate::rendezvous::is_gone(stream)) {
+            let is_gone = |stream: &&TcpStream| crate::rendezvous::is_gone(stream);
+            if let Some((rank, _)) = guests.iter().find(|(_, stream)| stream.as_ref().is_some_and(is_gone)) {
                 return Err(Error::PeerLost { rank: *rank });
             }
             let Some(left) = timer.left() else { return Err(timer.timed_out(missing)) };
             let mut polls = vec![PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
-            polls.extend(guests.iter().map(|(_, stream)| PollFd::new(stream.as_fd(), PollFlags::POLLIN)));
+            let streams = guests.iter().filter_map(|(_, stream)| *stream);
+            polls.extend(streams.map(|stream| PollFd::new(stream.as_fd(), PollFlags::POLLIN)));
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
             let _ = poll(&mut polls, timeout); // whatever it says, everything is looked at next
             while let Ok((stream, _)) = self.listener.accept() {
@@ -86,7 +94,7 @@ impl Offer {
         for (rank, stream, _) in &here {
             let lost = |_| Error::PeerLost { rank: *rank };
             send_fd(stream, MEMORY, memory.as_fd(), timer).map_err(lost)?;
-            send_fd(stream, 0, own.as_fd(), timer).map_err(lost)?;
+            send_fd(stream, me as u32, own.as_fd(), timer).map_err(lost)?;
             for (other, _, fd) in here.iter().filter(|(other, ..)| other != rank) {
                 send_fd(stream, *other as u32, fd.as_fd(), timer).map_err(lost)?;
             }
@@ -116,34 +124,43 @@ impl Offer {
     }
 }
 
-/// The memory, and the pidfds of all other ranks, from rank 0's door.
+/// The memory, and the pidfds of the `others` that share it, from the door of rank `host`.
 pub(crate) fn fetch(
-    door: &str,
+    (door, host): (&str, usize),
     nonce: u64,
-    config: &Config,
+    (rank, others): (usize, usize),
     timer: Timer,
 ) -> Result<(OwnedFd, Vec<(usize, OwnedFd)>)> {
-    let connect = || {
+    let what = |doing: &str| format!("{doing} shared memory from rank {host}");
+    let connect = || -> std::io::Result<UnixStream> {
         let mut stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(door)?)?;
         stream.set_write_timeout(Some(TICKET_TIMEOUT))?;
         stream.set_read_timeout(Some(timer.left().unwrap_or(Duration::from_millis(1))))?;
-        stream.write_all(&ticket(nonce, config.rank))?;
+        stream.write_all(&ticket(nonce, rank))?;
         Ok(stream)
     };
-    let stream =
-        connect().map_err(|e: std::io::Error| Error::system("fetching shared memory from rank 0", e))?;
+    let stream = loop {
+        match connect() {
+            Ok(stream) => break stream,
+            // The door is not open yet.
+            Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused && timer.left().is_some() => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(e) => return Err(Error::system(what("fetching"), e)),
+        }
+    };
     let mut memory = None;
     let mut pidfds = Vec::new();
-    while memory.is_none() || pidfds.len() < config.world - 1 {
+    while memory.is_none() || pidfds.len() < others {
         match recv_fd(&stream) {
             Ok(Some((MEMORY, fd))) => memory = Some(fd),
             Ok(Some((rank, fd))) => pidfds.push((rank as usize, fd)),
-            Ok(None) => return Err(Error::PeerLost { rank: 0 }),
+            Ok(None) => return Err(Error::PeerLost { rank: host }),
             Err(Errno::EAGAIN) => return Err(timer.timed_out(vec![])),
-            Err(e) => return Err(Error::system("receiving shared memory from rank 0", e)),
+            Err(e) => return Err(Error::system(what("receiving"), e)),
         }
     }
-    memory.map(|memory| (memory, pidfds)).ok_or(Error::PeerLost { rank: 0 })
+    memory.map(|memory| (memory, pidfds)).ok_or(Error::PeerLost { rank: host })
 }
 
 fn pidfd(pid: i32) -> nix::Result<OwnedFd> {

@@ -23,7 +23,7 @@ impl Shm {
         let mail = segment.mail(self.rank);
         // All of ours is taken, so nobody reads these.
         mail.to.store(call.peer as u32, Ordering::SeqCst);
-        mail.code.store(call.signature().code(), Ordering::SeqCst);
+        mail.code.store(running.told.code(), Ordering::SeqCst);
         mail.bytes.store(call.bytes() as u64, Ordering::SeqCst);
         for piece in 0..pieces(call.bytes()) {
             let number = mail.sent.count() / STEP;
@@ -55,8 +55,8 @@ impl Shm {
                 Waited::Ready => return Ok(()),
                 Waited::Poisoned => return Err(self.why_message(running)),
                 Waited::TimedOut if running.deadline.left().is_none() => return Err(self.give_up(running)),
-                Waited::TimedOut if self.fault.left(to) && !mail.taken.reached(target) => {
-                    self.fault.poison(Cause::Lost { rank: to });
+                Waited::TimedOut if self.fault.left(self.name(to)) && !mail.taken.reached(target) => {
+                    self.fault.poison(Cause::Lost { rank: self.name(to) });
                     return Err(self.why(to));
                 }
                 Waited::TimedOut => {}
@@ -73,7 +73,7 @@ impl Shm {
         for piece in 0..pieces(call.bytes()) {
             self.wait_sent(running, mail)?;
             let sent = mail.code.load(Ordering::SeqCst);
-            let wanted = Signature { op: Op::Send, peer: self.rank as u32, ..call.signature() };
+            let wanted = Signature { op: Op::Send, peer: self.name(self.rank) as u32, ..running.told };
             if sent != wanted.code() || mail.bytes.load(Ordering::SeqCst) != wanted.bytes {
                 return Err(self.unfit(running, mail));
             }
@@ -107,31 +107,30 @@ impl Shm {
     }
 
     fn give_up(&self, running: &Running<'_>) -> Error {
-        self.fault.poison(Cause::Aborted { rank: self.rank, reason: AbortReason::TimedOut });
-        running.deadline.error(running.call, running.seq, vec![running.call.peer])
+        let rank = self.name(self.rank);
+        self.fault.poison(Cause::Aborted { rank, reason: AbortReason::TimedOut });
+        running.deadline.error(running.call, running.seq, vec![self.name(running.call.peer)])
     }
 
     /// What is sent is not what we want: leaves word for the sender, who names both sides as well.
     #[cold]
     fn unfit(&self, running: &Running<'_>, theirs: &Mail) -> Error {
-        let call = running.call;
+        let (me, them) = (self.name(self.rank), self.name(running.call.peer));
         let ours = self.segment.mail(self.rank);
-        ours.wanted_code.store(call.signature().code(), Ordering::SeqCst);
-        ours.wanted_bytes.store(call.bytes() as u64, Ordering::SeqCst);
-        self.fault.poison(Cause::Aborted { rank: self.rank, reason: AbortReason::Mismatch });
+        ours.wanted_code.store(running.told.code(), Ordering::SeqCst);
+        ours.wanted_bytes.store(running.told.bytes, Ordering::SeqCst);
+        self.fault.poison(Cause::Aborted { rank: me, reason: AbortReason::Mismatch });
         let sent =
             Signature::from_code(theirs.code.load(Ordering::SeqCst), theirs.bytes.load(Ordering::SeqCst));
         match sent {
             Some(left) => Error::Mismatch {
                 seq: running.seq,
-                left_rank: call.peer,
+                left_rank: them,
                 left,
-                right_rank: self.rank,
-                right: call.signature(),
+                right_rank: me,
+                right: running.told,
             },
-            None => {
-                Error::Corrupt { rank: call.peer, what: "a message of a kind that does not exist".into() }
-            }
+            None => Error::Corrupt { rank: them, what: "a message of a kind that does not exist".into() },
         }
     }
 
@@ -142,9 +141,11 @@ impl Shm {
         let code = theirs.wanted_code.load(Ordering::SeqCst);
         let wanted = Signature::from_code(code, theirs.wanted_bytes.load(Ordering::SeqCst));
         match (self.fault.cause(), wanted) {
-            (Some(Cause::Aborted { rank, reason: AbortReason::Mismatch }), Some(right)) if rank == to => {
-                let left = running.call.signature();
-                Error::Mismatch { seq: running.seq, left_rank: self.rank, left, right_rank: to, right }
+            (Some(Cause::Aborted { rank, reason: AbortReason::Mismatch }), Some(right))
+                if rank == self.name(to) =>
+            {
+                let (left_rank, left) = (self.name(self.rank), running.told);
+                Error::Mismatch { seq: running.seq, left_rank, left, right_rank: rank, right }
             }
             _ => self.why(to),
         }

@@ -8,6 +8,6 @@ mod segment;
 mod staging;
 mod word;
 
-pub(crate) use group::{Shm, ShmFault};
+pub(crate) use group::{Running, Shm, ShmFault};
 pub(crate) use handoff::{Offer, fetch};
 pub(crate) use segment::{Layout, Segment};

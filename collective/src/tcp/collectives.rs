@@ -7,8 +7,11 @@ use super::exchange::{Post, Running, SPINS, Sink};
 use super::fault::TcpFault;
 use super::frame::{Frame, MAX_PAYLOAD_BYTES};
 use super::link::{Link, Outgoing};
+use super::small::Small;
 use crate::backend::{Backend, Call, Deadline};
-use crate::element::shard_range;
+use crate::config::Wire;
+use crate::convert::convert;
+use crate::element::{DType, shard_range};
 use crate::error::{Op, Result, Signature};
 use crate::fault::Fault;
 use crate::watch::Watch;
@@ -16,11 +19,16 @@ use crate::watch::Watch;
 /// Data of all ranks together up to which everybody gets everybody's and folds it: fewer hops, more bytes.
 const SMALL_BYTES: usize = 2 * MAX_PAYLOAD_BYTES;
 
+/// Whether `ranks` blocks go the way of [`Tcp::small`].
+pub(crate) fn is_small(block_bytes: usize, ranks: usize) -> bool {
+    block_bytes * ranks <= SMALL_BYTES
+}
+
 /// A rank's end of the connections.
 pub(crate) struct Tcp {
     pub(super) rank: usize,
     pub(super) world: usize,
-    pub(super) fault: Arc<TcpFault>,
+    pub(crate) fault: Arc<TcpFault>,
     /// By rank; none for this one.
     pub(super) links: Vec<Option<Link>>,
     pub(super) spins: u32,
@@ -28,10 +36,29 @@ pub(crate) struct Tcp {
     pub(super) posts: Vec<Post>,
     /// Room for what is not the caller's; of words, so that it is aligned for every type.
     pub(super) scratch: Vec<u64>,
+    /// Room for a buffer in half its bits.
+    short: Vec<u16>,
     /// Messages sent to and received from each rank.
     sent: Vec<u64>,
     received: Vec<u64>,
+    everybody: Arc<Team>,
+    wire: Wire,
     _watch: Watch,
+}
+
+/// Ranks that run a part of an operation among themselves.
+#[derive(Debug)]
+pub(crate) struct Team {
+    /// In the order in which they are folded.
+    pub(crate) ranks: Vec<usize>,
+    /// This rank's place among them.
+    pub(crate) me: usize,
+}
+
+impl Team {
+    pub(super) fn len(&self) -> usize {
+        self.ranks.len()
+    }
 }
 
 // SAFETY: the pointers in `posts` are used within one operation only.
@@ -43,7 +70,7 @@ impl Tcp {
         rank: usize,
         links: Vec<Option<Link>>,
         fault: Arc<TcpFault>,
-        spin: bool,
+        (spin, wire): (bool, Wire),
     ) -> Result<Self> {
         let world = links.len();
         let watch = fault.watch()?;
@@ -55,8 +82,11 @@ impl Tcp {
             spins: if spin { SPINS } else { 0 },
             posts: Vec::new(),
             scratch: Vec::new(),
+            short: Vec::new(),
             sent: vec![0; world],
             received: vec![0; world],
+            everybody: Arc::new(Team { ranks: (0..world).collect(), me: rank }),
+            wire,
             _watch: watch,
         })
     }
@@ -85,25 +115,76 @@ impl Tcp {
     }
 
     unsafe fn collective(&mut self, running: &Running<'_>) -> Result<()> {
-        let call = running.call;
-        let longest = shard_range(call.len, self.world, 0).len() * call.dtype.size();
-        let block = if call.op == Op::Allgather { longest } else { call.bytes() };
+        let (call, team) = (running.call, self.everybody.clone());
+        let size = call.dtype.size();
+        let shards: Vec<Range<usize>> = (0..self.world)
+            .map(|rank| shard_range(call.len, self.world, rank))
+            .map(|shard| shard.start * size..shard.end * size)
+            .collect();
+        let block = if call.op == Op::Allgather { shards[0].len() } else { call.bytes() };
+        let small = is_small(block, self.world);
         // SAFETY: passed on.
         unsafe {
             match call.op {
-                Op::Broadcast => self.broadcast(running),
-                _ if block * self.world <= SMALL_BYTES => self.small(running, block),
-                _ => self.shards(running),
+                Op::Broadcast => self.broadcast(running, &team, call.peer),
+                Op::Allgather if small => self.small(running, &team, &Small::Gather(&shards)),
+                Op::ReduceScatter if small => {
+                    self.small(running, &team, &Small::Reduce(shard_range(call.len, self.world, self.rank)))
+                }
+                _ if small => self.small(running, &team, &Small::Reduce(0..call.len)),
+                _ => self.shards(running, &team, shards),
             }
         }
     }
 
-    /// Along a binomial tree below the root, forwarding what comes piece by piece.
-    unsafe fn broadcast(&mut self, running: &Running<'_>) -> Result<()> {
-        let (world, root) = (self.world, running.call.peer);
-        let place = (self.rank + world - root) % world;
+    /// Large operations of f32 may go over the wire in half the bits.
+    ///
+    /// # Safety
+    /// As [`Backend::run`]; `shards` lie within the buffer.
+    pub(crate) unsafe fn shards(
+        &mut self,
+        running: &Running<'_>,
+        team: &Team,
+        shards: Vec<Range<usize>>,
+    ) -> Result<()> {
+        let call = running.call;
+        if self.wire != Wire::Bf16 || call.dtype != DType::F32 || call.reduce.is_none() {
+            // SAFETY: passed on.
+            return unsafe { self.exact_shards(running, team, shards) };
+        }
+        let mut short = std::mem::take(&mut self.short);
+        short.resize(short.len().max(call.len), 0);
+        let data: *mut u8 = short.as_mut_ptr().cast();
+        let half = |range: &Range<usize>| range.start / 2..range.end / 2;
+        let shards: Vec<Range<usize>> = shards.iter().map(half).collect();
+        let results = match call.op {
+            Op::ReduceScatter => vec![shards[team.me].clone()],
+            _ => shards.clone(),
+        };
+        // SAFETY: `short` has room for every element and lives on here; ranges are of elements of two bytes.
+        let result = unsafe {
+            convert((DType::F32, call.data), (DType::BF16, data), call.len);
+            let narrow = Call { dtype: DType::BF16, data, ..*call };
+            let result = self.exact_shards(&Running { call: &narrow, ..*running }, team, shards);
+            for range in results {
+                let (from, to) = (data.add(range.start), call.data.add(range.start * 2));
+                convert((DType::BF16, from), (DType::F32, to), range.len() / 2);
+            }
+            result
+        };
+        self.short = short;
+        result
+    }
+
+    /// Along a binomial tree below the root, which is a place in the team, forwarding what comes piece by piece.
+    ///
+    /// # Safety
+    /// As [`Backend::run`].
+    pub(crate) unsafe fn broadcast(&mut self, running: &Running<'_>, team: &Team, root: usize) -> Result<()> {
+        let world = team.len();
+        let place = (team.me + world - root) % world;
         let lowest = if place == 0 { world.next_power_of_two() } else { place & place.wrapping_neg() };
-        let rank_at = |place: usize| (place + root) % world;
+        let rank_at = |place: usize| team.ranks[(place + root) % world];
         let steps =
             std::iter::successors(Some(lowest / 2), |step| Some(step / 2)).take_while(|&step| step > 0);
         let children: Vec<usize> =
@@ -120,7 +201,10 @@ impl Tcp {
     }
 
     /// Sends to, or receives from, one rank.
-    unsafe fn message(&mut self, running: &mut Running<'_>) -> Result<()> {
+    ///
+    /// # Safety
+    /// As [`Backend::run`].
+    pub(crate) unsafe fn message(&mut self, running: &mut Running<'_>) -> Result<()> {
         let (call, peer) = (running.call, running.call.peer);
         let counter = if call.op == Op::Send { &mut self.sent[peer] } else { &mut self.received[peer] };
         *counter += 1;
@@ -129,7 +213,7 @@ impl Tcp {
         if call.op == Op::Send {
             self.post(running, peer, 0, 0..call.bytes());
         } else {
-            let sent = Signature { op: Op::Send, peer: self.rank as u32, ..call.signature() };
+            let sent = Signature { op: Op::Send, peer: self.rank as u32, ..running.told };
             running.code = sent.code();
         }
         let mut sink = Forward { call, parent: peer, children: Vec::new(), missing };
@@ -182,7 +266,8 @@ impl Sink for Forward<'_> {
 
 impl Backend for Tcp {
     unsafe fn run(&mut self, call: &Call, seq: u64, deadline: Deadline) -> Result<()> {
-        let mut running = Running { call, seq, deadline, code: call.signature().code() };
+        let told = call.signature();
+        let mut running = Running { call, seq, deadline, told, code: told.code() };
         // SAFETY: passed on.
         unsafe {
             match call.op {

@@ -6,26 +6,26 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::collectives::Tcp;
-use super::fault::Clash;
+use super::fault::{Clash, REASON_TIMEOUT};
 use super::frame::Frame;
 use super::link::{Outgoing, Reading, Trouble};
 use crate::backend::{Call, Deadline};
-use crate::error::{AbortReason, Error, Result};
+use crate::error::{AbortReason, Error, Result, Signature};
 use crate::fault::{Cause, Fault};
 
 /// Rounds without progress before it sleeps, while there is a CPU for every rank of this host.
 pub(super) const SPINS: u32 = 200;
-/// A connection's end is seen before its reason is heard; how long to listen for that.
-const REASON_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// What a running operation needs to wait.
 #[derive(Clone, Copy)]
-pub(super) struct Running<'a> {
-    pub(super) call: &'a Call,
-    pub(super) seq: u64,
-    pub(super) deadline: Deadline,
+pub(crate) struct Running<'a> {
+    pub(crate) call: &'a Call,
+    pub(crate) seq: u64,
+    pub(crate) deadline: Deadline,
+    /// The operation that the caller knows, of which `call` may be a part.
+    pub(crate) told: Signature,
     /// What a fitting frame says.
-    pub(super) code: u64,
+    pub(crate) code: u64,
 }
 
 impl Running<'_> {
@@ -33,7 +33,7 @@ impl Running<'_> {
         Frame {
             seq: self.seq,
             code: self.code,
-            bytes: self.call.bytes() as u64,
+            bytes: self.told.bytes,
             offset: offset as u64,
             phase,
             length: length as u32,
@@ -134,7 +134,7 @@ impl Tcp {
                 Ok(Reading::Header(frame)) => {
                     if frame.seq != running.seq
                         || frame.code != running.code
-                        || frame.bytes != running.call.bytes() as u64
+                        || frame.bytes != running.told.bytes
                     {
                         return Err(self.clash(running, peer, &frame));
                     }
@@ -155,12 +155,8 @@ impl Tcp {
         let Some(left) = running.deadline.left() else { return Err(self.timed_out(running, sink)) };
         let mut polls = vec![PollFd::new(self.fault.wake.as_fd(), PollFlags::POLLIN)];
         for (peer, link) in self.links.iter().enumerate() {
-            let Some(link) = link else { continue };
-            let mut wanted = PollFlags::empty();
-            wanted.set(PollFlags::POLLIN, sink.expects(peer) && !link.is_held());
-            wanted.set(PollFlags::POLLOUT, !link.is_flushed());
-            if !wanted.is_empty() {
-                polls.push(PollFd::new(link.stream.as_fd(), wanted));
+            if let Some(link) = link {
+                link.polls(sink.expects(peer), &mut polls);
             }
         }
         // Rounded up: half a millisecond left must not become a busy loop.
@@ -186,7 +182,7 @@ impl Tcp {
         let Some(theirs) = frame.signature() else {
             return self.trouble(peer, Trouble::Bad("an operation that does not exist".into()));
         };
-        let (ours, theirs) = ((self.rank, running.call.signature()), (peer, theirs));
+        let (ours, theirs) = ((self.rank, running.told), (peer, theirs));
         let (left, right) = if self.rank < peer { (ours, theirs) } else { (theirs, ours) };
         self.fault.clash(self.rank, Clash { seq: running.seq, left, right });
         let verdict = self.fault.verdict().unwrap_or(Error::PeerLost { rank: peer });

@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -14,6 +15,8 @@ use crate::watch::Watch;
 
 /// What is said over a control connection; every message is as long as this.
 const MESSAGE_BYTES: usize = 64;
+/// A connection's end, or a poisoned memory, is seen before its reason is heard; how long to listen for that.
+pub(super) const REASON_TIMEOUT: Duration = Duration::from_millis(50);
 const GOODBYE: u64 = 1;
 const POISON: u64 = 2;
 const MISMATCH: u64 = 3;
@@ -82,6 +85,8 @@ pub(crate) struct TcpFault {
     left: Vec<AtomicBool>,
     /// Wakes the thread that is in an operation.
     pub(crate) wake: EventFd,
+    /// The poison of the memory that is shared on this host, where there is both.
+    shared: OnceLock<Arc<dyn Fault>>,
 }
 
 impl TcpFault {
@@ -91,7 +96,8 @@ impl TcpFault {
         let wake = EventFd::from_flags(flags).map_err(|e| Error::system("making an eventfd", e))?;
         let left = controls.iter().map(|_| AtomicBool::new(false)).collect();
         let controls = controls.into_iter().map(|c| c.map(Mutex::new)).collect();
-        Ok(Arc::new(TcpFault { verdict: OnceLock::new(), controls, left, wake }))
+        let (verdict, shared) = (OnceLock::new(), OnceLock::new());
+        Ok(Arc::new(TcpFault { verdict, controls, left, wake, shared }))
     }
 
     /// Watches the control connections: what is said there, and their end.
@@ -150,6 +156,17 @@ impl TcpFault {
     fn settle(&self, cause: Cause, error: Error) {
         let _ = self.verdict.set((cause, error)); // the first stays
         let _ = self.wake.write(1); // fails only when it is told already
+        if let Some(shared) = self.shared.get() {
+            shared.poison(cause);
+        }
+    }
+
+    /// Poisons that too from now on.
+    pub(crate) fn tie(&self, shared: Arc<dyn Fault>) {
+        let _ = self.shared.set(shared.clone()); // once, at the start
+        if let Some(cause) = self.cause() {
+            shared.poison(cause);
+        }
     }
 
     fn tell(&self, message: Message) {
@@ -170,6 +187,14 @@ impl TcpFault {
 
     pub(crate) fn verdict(&self) -> Option<Error> {
         self.verdict.get().map(|(_, error)| error.clone())
+    }
+
+    /// Listens a little while for a reason that is on its way.
+    pub(crate) fn await_verdict(&self) {
+        let start = Instant::now();
+        while self.verdict().is_none() && start.elapsed() < REASON_TIMEOUT {
+            std::thread::sleep(Duration::from_micros(200));
+        }
     }
 
     pub(crate) fn goodbye(&self) {

@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{MsgFlags, sendmsg};
 
 use super::frame::{Bad, Frame, HEADER_BYTES, fits};
@@ -39,15 +40,24 @@ pub(crate) enum Reading {
     Whole(Frame),
 }
 
-/// The data connection to one peer.
+/// The data connection to one peer: frames go over its streams in turn, and are read in the same turn, so that they arrive
+/// in the order in which they were sent.
 pub(crate) struct Link {
-    pub(crate) stream: TcpStream,
+    streams: Vec<Stream>,
+    /// Whose turn it is to send and to be read.
+    next_out: usize,
+    next_in: usize,
     epoch: u64,
     /// Whether payloads are covered by checksums: not where no wire lies between, for it would cost a tenth.
     covered: bool,
     /// Frames that others wait for go before the rest.
     urgent: VecDeque<Outgoing>,
     waiting: VecDeque<Outgoing>,
+}
+
+/// One of the streams.
+struct Stream {
+    socket: TcpStream,
     /// On its way out, and bytes of header and payload that are gone.
     leaving: Option<([u8; HEADER_BYTES], Outgoing, usize)>,
     ahead: Box<[u8]>,
@@ -63,21 +73,18 @@ pub(crate) struct Link {
 unsafe impl Send for Link {}
 
 impl Link {
-    /// Takes a non-blocking connection.
-    pub(crate) fn new(stream: TcpStream, epoch: u64) -> Self {
+    /// Takes non-blocking connections, in the same order on both sides.
+    pub(crate) fn new(sockets: Vec<TcpStream>, epoch: u64) -> Self {
         let address = |end: io::Result<SocketAddr>| end.ok().map(|a| a.ip());
-        let covered = address(stream.peer_addr()) != address(stream.local_addr());
+        let covered = sockets.iter().any(|s| address(s.peer_addr()) != address(s.local_addr()));
         Link {
-            stream,
+            streams: sockets.into_iter().map(Stream::new).collect(),
+            next_out: 0,
+            next_in: 0,
             epoch,
             covered,
             urgent: VecDeque::new(),
             waiting: VecDeque::new(),
-            leaving: None,
-            ahead: vec![0; AHEAD_BYTES].into_boxed_slice(),
-            unused: 0..0,
-            header: None,
-            place: None,
         }
     }
 
@@ -87,65 +94,64 @@ impl Link {
 
     /// Whether everything is with the kernel.
     pub(crate) fn is_flushed(&self) -> bool {
-        self.leaving.is_none() && self.urgent.is_empty() && self.waiting.is_empty()
+        self.urgent.is_empty() && self.waiting.is_empty() && self.streams.iter().all(|s| s.leaving.is_none())
     }
 
     /// Whether a frame waits to be told where its payload goes.
     pub(crate) fn is_held(&self) -> bool {
-        self.header.is_some() && self.place.is_none()
+        let next = &self.streams[self.next_in];
+        next.header.is_some() && next.place.is_none()
+    }
+
+    /// What to wait for, should more be expected or not.
+    pub(crate) fn polls<'a>(&'a self, expects: bool, polls: &mut Vec<PollFd<'a>>) {
+        for (at, stream) in self.streams.iter().enumerate() {
+            let mut wanted = PollFlags::empty();
+            wanted.set(PollFlags::POLLIN, expects && at == self.next_in && !self.is_held());
+            wanted.set(PollFlags::POLLOUT, stream.leaving.is_some());
+            if !wanted.is_empty() {
+                polls.push(PollFd::new(stream.socket.as_fd(), wanted));
+            }
+        }
     }
 
     /// Forgets what was on its way: the operation failed and its buffer goes.
     pub(crate) fn clear(&mut self) {
         self.urgent.clear();
         self.waiting.clear();
-        (self.leaving, self.place) = (None, None);
+        for stream in &mut self.streams {
+            (stream.leaving, stream.place) = (None, None);
+        }
     }
 
-    /// Sends what the kernel takes of one frame; whether anything was sent. No more at a time: data that piles up in the
-    /// kernel leaves the cache before it is read.
+    /// Sends what the kernel takes of one frame for each stream; whether anything was sent. No more at a time: data that piles
+    /// up in the kernel leaves the cache before it is read.
     ///
     /// # Safety
     /// The payloads of all frames pushed are still valid.
     pub(crate) unsafe fn flush(&mut self) -> Result<bool, Trouble> {
-        let mut progress = false;
-        loop {
-            if self.leaving.is_none() {
-                let Some(next) = self.urgent.pop_front().or_else(|| self.waiting.pop_front()) else {
-                    return Ok(progress);
-                };
-                // SAFETY: valid by the caller's promise.
-                let payload = unsafe { payload(&next) };
-                self.leaving = Some((next.frame.encode(self.epoch, payload, self.covered), next, 0));
+        for _ in 0..self.streams.len() {
+            let next = &mut self.streams[self.next_out];
+            if next.leaving.is_some() {
+                break;
             }
-            let Some((header, out, sent)) = &mut self.leaving else { return Ok(progress) };
-            // SAFETY: as above.
-            let body = unsafe { payload(out) };
-            let parts = [
-                IoSlice::new(&header[(*sent).min(HEADER_BYTES)..]),
-                IoSlice::new(&body[sent.saturating_sub(HEADER_BYTES)..]),
-            ];
-            // Not `write_vectored`: with that, a peer's end could be a SIGPIPE.
-            let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-            match sendmsg::<()>(self.stream.as_raw_fd(), &parts, &[], flags, None) {
-                Ok(n) => {
-                    progress = true;
-                    *sent += n;
-                    if *sent == HEADER_BYTES + body.len() {
-                        self.leaving = None;
-                        return Ok(true);
-                    }
-                }
-                Err(Errno::EAGAIN) => return Ok(progress),
-                Err(Errno::EINTR) => {}
-                Err(_) => return Err(Trouble::Closed),
-            }
+            let Some(out) = self.urgent.pop_front().or_else(|| self.waiting.pop_front()) else { break };
+            // SAFETY: valid by the caller's promise.
+            let payload = unsafe { payload(&out) };
+            next.leaving = Some((out.frame.encode(self.epoch, payload, self.covered), out, 0));
+            self.next_out = (self.next_out + 1) % self.streams.len();
         }
+        let mut progress = false;
+        for stream in &mut self.streams {
+            // SAFETY: passed on.
+            progress |= unsafe { stream.send()? };
+        }
+        Ok(progress)
     }
 
     /// Says where the payload of the frame that was announced goes.
     pub(crate) fn place(&mut self, data: *mut u8) {
-        self.place = Some((data, 0));
+        self.streams[self.next_in].place = Some((data, 0));
     }
 
     /// Reads on.
@@ -153,12 +159,56 @@ impl Link {
     /// # Safety
     /// The place given last is valid for writes of the payload.
     pub(crate) unsafe fn read(&mut self) -> Result<Reading, Trouble> {
+        // SAFETY: passed on.
+        let reading = unsafe { self.streams[self.next_in].read(self.epoch)? };
+        if let Reading::Whole(_) = reading {
+            self.next_in = (self.next_in + 1) % self.streams.len();
+        }
+        Ok(reading)
+    }
+}
+
+impl Stream {
+    fn new(socket: TcpStream) -> Self {
+        let ahead = vec![0; AHEAD_BYTES].into_boxed_slice();
+        Stream { socket, leaving: None, ahead, unused: 0..0, header: None, place: None }
+    }
+
+    /// Sends what the kernel takes of the frame that is leaving.
+    unsafe fn send(&mut self) -> Result<bool, Trouble> {
+        let mut progress = false;
+        while let Some((header, out, sent)) = &mut self.leaving {
+            // SAFETY: valid by the caller's promise.
+            let body = unsafe { payload(out) };
+            let parts = [
+                IoSlice::new(&header[(*sent).min(HEADER_BYTES)..]),
+                IoSlice::new(&body[sent.saturating_sub(HEADER_BYTES)..]),
+            ];
+            // Not `write_vectored`: with that, a peer's end could be a SIGPIPE.
+            let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+            match sendmsg::<()>(self.socket.as_raw_fd(), &parts, &[], flags, None) {
+                Ok(n) => {
+                    progress = true;
+                    *sent += n;
+                    if *sent == HEADER_BYTES + body.len() {
+                        self.leaving = None;
+                    }
+                }
+                Err(Errno::EAGAIN) => break,
+                Err(Errno::EINTR) => {}
+                Err(_) => return Err(Trouble::Closed),
+            }
+        }
+        Ok(progress)
+    }
+
+    unsafe fn read(&mut self, epoch: u64) -> Result<Reading, Trouble> {
         let (header, frame) = match self.header {
             Some(known) => known,
             None => {
                 let Some(header) = self.read_header()? else { return Ok(Reading::NotYet) };
                 let bad = |bad: Bad| Trouble::Bad(bad.to_string());
-                *self.header.insert((header, Frame::decode(&header, self.epoch).map_err(bad)?))
+                *self.header.insert((header, Frame::decode(&header, epoch).map_err(bad)?))
             }
         };
         let Some((data, got)) = &mut self.place else { return Ok(Reading::Header(frame)) };
@@ -170,7 +220,7 @@ impl Link {
         self.unused.start += take;
         *got += take;
         while *got < length {
-            match self.stream.read(&mut body[*got..]) {
+            match self.socket.read(&mut body[*got..]) {
                 Ok(0) => return Err(Trouble::Closed),
                 Ok(n) => *got += n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Reading::NotYet),
@@ -189,7 +239,7 @@ impl Link {
         while self.unused.len() < HEADER_BYTES {
             self.ahead.copy_within(self.unused.clone(), 0);
             self.unused = 0..self.unused.len();
-            match self.stream.read(&mut self.ahead[self.unused.end..]) {
+            match self.socket.read(&mut self.ahead[self.unused.end..]) {
                 Ok(0) => return Err(Trouble::Closed),
                 Ok(n) => self.unused.end += n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
@@ -220,14 +270,16 @@ mod tests {
     use std::io::Write;
     use std::net::TcpListener;
 
-    fn pair() -> (Link, Link) {
+    fn pair(streams: usize) -> (Link, Link) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let here = listener.accept().unwrap().0;
-        let link = |stream: TcpStream| {
-            stream.set_nonblocking(true).unwrap();
-            Link { covered: true, ..Link::new(stream, 5) }
+        let connect = |_| {
+            let there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let here = listener.accept().unwrap().0;
+            here.set_nonblocking(true).and_then(|()| there.set_nonblocking(true)).unwrap();
+            (here, there)
         };
+        let (here, there) = (0..streams).map(connect).unzip();
+        let link = |sockets| Link { covered: true, ..Link::new(sockets, 5) };
         (link(here), link(there))
     }
 
@@ -249,7 +301,13 @@ mod tests {
 
     #[test]
     fn frames_arrive_in_order_and_urgent_ones_first() {
-        let (mut a, mut b) = pair();
+        for streams in 1..4 {
+            frames_arrive_in_order_over(streams);
+        }
+    }
+
+    fn frames_arrive_in_order_over(streams: usize) {
+        let (mut a, mut b) = pair(streams);
         let payloads: Vec<Vec<u8>> =
             [0, 10, 20_000].map(|n| (0..n).map(|i| (i % 251) as u8).collect()).into();
         a.push(frame(&payloads[0], 1), false);
@@ -273,23 +331,23 @@ mod tests {
 
     #[test]
     fn a_changed_payload_and_a_stray_byte_are_seen() {
-        let (mut a, mut b) = pair();
+        let (mut a, mut b) = pair(1);
         let payload = [7u8; 100];
         let mut wire = frame(&payload, 1).frame.encode(5, &payload, true).to_vec();
         wire.extend([7; 99]);
         wire.push(6);
-        a.stream.write_all(&wire).unwrap();
+        a.streams[0].socket.write_all(&wire).unwrap();
         assert!(matches!(read(&mut b), Ok(Reading::Header(_))));
         let mut got = [0; 100];
         b.place(got.as_mut_ptr());
         assert!(matches!(read(&mut b), Err(Trouble::Bad(what)) if what.contains("checksum")));
 
-        let (mut a, mut b) = pair();
-        a.stream.write_all(&[0; HEADER_BYTES]).unwrap();
+        let (mut a, mut b) = pair(1);
+        a.streams[0].socket.write_all(&[0; HEADER_BYTES]).unwrap();
         assert!(matches!(read(&mut b), Err(Trouble::Bad(what)) if what.contains("no frame")));
 
-        let (mut a, mut b) = pair();
-        a.stream.write_all(&frame(&[], 1).frame.encode(6, &[], true)).unwrap();
+        let (mut a, mut b) = pair(1);
+        a.streams[0].socket.write_all(&frame(&[], 1).frame.encode(6, &[], true)).unwrap();
         assert!(matches!(read(&mut b), Err(Trouble::Bad(what)) if what == "a frame of epoch 6"));
     }
 }

@@ -1,4 +1,4 @@
-//! How every two ranks connect: the higher comes to the lower, with one connection for data and one for control.
+//! How every two ranks connect: the higher comes to the lower, with a connection for control and one or several for data.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -18,8 +18,8 @@ use crate::rendezvous::wire::Welcome;
 /// What a rank says first: magic, nonce, rank, kind.
 const TICKET_BYTES: usize = 24;
 const MAGIC: [u8; 8] = *b"phlxmesh";
-const DATA: u32 = 0;
-const CONTROL: u32 = 1;
+/// Kinds of a connection: control, else the number of a stream for data, from 1.
+const CONTROL: u32 = 0;
 /// How long a connection may take to show its ticket.
 const TICKET_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections without a ticket; beyond it the oldest goes.
@@ -34,16 +34,16 @@ fn ticket(nonce: u64, rank: usize, kind: u32) -> [u8; TICKET_BYTES] {
     bytes
 }
 
-/// Both connections to one rank.
-#[derive(Default)]
-struct Pair {
-    data: Option<TcpStream>,
-    control: Option<TcpStream>,
-}
+/// The connections to one rank, by kind.
+struct Bundle(Vec<Option<TcpStream>>);
 
-impl Pair {
+impl Bundle {
+    fn new(streams: usize) -> Self {
+        Bundle((0..=streams).map(|_| None).collect())
+    }
+
     fn is_whole(&self) -> bool {
-        self.data.is_some() && self.control.is_some()
+        self.0.iter().all(Option::is_some)
     }
 }
 
@@ -59,20 +59,26 @@ pub(crate) fn join(
         let what = format!("{} addresses for {} ranks", mesh.len(), config.world);
         return Err(Error::Corrupt { rank: 0, what });
     }
-    let mut pairs: Vec<Pair> = (0..config.world).map(|_| Pair::default()).collect();
-    for (rank, pair) in pairs.iter_mut().enumerate().take(config.rank) {
-        pair.data = Some(connect(mesh[rank], rank, ticket(welcome.nonce, config.rank, DATA), timer)?);
-        pair.control = Some(connect(mesh[rank], rank, ticket(welcome.nonce, config.rank, CONTROL), timer)?);
+    let mut bundles: Vec<Bundle> = (0..config.world).map(|_| Bundle::new(welcome.streams)).collect();
+    for (rank, bundle) in bundles.iter_mut().enumerate().take(config.rank) {
+        for (kind, place) in (CONTROL..).zip(&mut bundle.0) {
+            *place = Some(connect(mesh[rank], rank, ticket(welcome.nonce, config.rank, kind), timer)?);
+        }
     }
-    accept(config, welcome.nonce, &listener, &mut pairs, timer)?;
+    accept(config, welcome.nonce, &listener, &mut bundles, timer)?;
     let ready = |stream: &TcpStream| stream.set_nodelay(true).and_then(|()| stream.set_nonblocking(true));
-    for stream in pairs.iter().flat_map(|pair| [&pair.data, &pair.control]).flatten() {
+    for stream in bundles.iter().flat_map(|bundle| &bundle.0).flatten() {
         ready(stream).map_err(|e| Error::system("setting up a connection", e))?;
     }
-    let (data, control): (Vec<_>, Vec<_>) = pairs.into_iter().map(|pair| (pair.data, pair.control)).unzip();
-    let links = data.into_iter().map(|stream| stream.map(|s| Link::new(s, config.epoch))).collect();
+    let (mut controls, mut links) = (Vec::new(), Vec::new());
+    for bundle in bundles {
+        let mut sockets = bundle.0.into_iter().flatten();
+        let control = sockets.next();
+        links.push(control.is_some().then(|| Link::new(sockets.collect(), config.epoch)));
+        controls.push(control);
+    }
     let spin = welcome.host_ranks <= welcome.host_cpus;
-    Tcp::new(config.rank, links, TcpFault::new(control)?, spin)
+    Tcp::new(config.rank, links, TcpFault::new(controls)?, (spin, config.wire))
 }
 
 /// The ranks below listen since before they came to the rendezvous: one that refuses is gone.
@@ -102,12 +108,12 @@ struct Stranger {
     since: Instant,
 }
 
-/// Waits for both connections of every higher rank; strangers neither stop nor slow it.
+/// Waits for all connections of every higher rank; strangers neither stop nor slow it.
 fn accept(
     config: &Config,
     nonce: u64,
     listener: &TcpListener,
-    pairs: &mut [Pair],
+    bundles: &mut [Bundle],
     timer: Timer,
 ) -> Result<()> {
     listener
@@ -116,7 +122,7 @@ fn accept(
     let mut strangers: Vec<Stranger> = Vec::new();
     loop {
         let missing: Vec<usize> =
-            (config.rank + 1..config.world).filter(|&rank| !pairs[rank].is_whole()).collect();
+            (config.rank + 1..config.world).filter(|&rank| !bundles[rank].is_whole()).collect();
         if missing.is_empty() {
             return Ok(());
         }
@@ -138,13 +144,12 @@ fn accept(
         for mut stranger in strangers {
             match look(&mut stranger) {
                 Some(true) => {
-                    let known = missing.iter().flat_map(|&rank| [(rank, DATA), (rank, CONTROL)]);
-                    let mut known =
-                        known.filter(|&(rank, kind)| ticket(nonce, rank, kind)[..] == stranger.said[..]);
-                    match known.next() {
-                        Some((rank, DATA)) => pairs[rank].data = Some(stranger.stream),
-                        Some((rank, _)) => pairs[rank].control = Some(stranger.stream),
-                        None => {}
+                    let kinds = bundles.first().map_or(0, |bundle| bundle.0.len());
+                    let known = missing.iter().flat_map(|&rank| (0..kinds).map(move |kind| (rank, kind)));
+                    let mut known = known
+                        .filter(|&(rank, kind)| ticket(nonce, rank, kind as u32)[..] == stranger.said[..]);
+                    if let Some((rank, kind)) = known.next() {
+                        bundles[rank].0[kind] = Some(stranger.stream);
                     }
                 }
                 Some(false) if stranger.since.elapsed() < TICKET_TIMEOUT => still.push(stranger),

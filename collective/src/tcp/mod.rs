@@ -1,4 +1,4 @@
-//! TCP between any processes: a connection for data and one for control between every two ranks.
+//! TCP between any processes: connections for data and one for control between every two ranks.
 
 mod collectives;
 mod exchange;
@@ -9,4 +9,7 @@ pub(crate) mod mesh;
 mod shards;
 mod small;
 
-pub(crate) use collectives::Tcp;
+pub(crate) use collectives::{Tcp, Team, is_small};
+pub(crate) use exchange::Running;
+pub(crate) use fault::{Clash, TcpFault};
+pub(crate) use small::Small;

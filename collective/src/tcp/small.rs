@@ -1,55 +1,71 @@
 //! Small operations: everybody gets everybody's data in log2(world) hops and folds it alone (J. Bruck et al., "Efficient
 //! Algorithms for All-to-All Communications in Multiport Message-Passing Systems", 1997).
 
-use super::collectives::Tcp;
+use std::ops::Range;
+
+use super::collectives::{Tcp, Team};
 use super::exchange::{Post, Running, Sink};
 use super::frame::{Frame, MAX_PAYLOAD_BYTES};
 use super::link::Outgoing;
-use crate::element::shard_range;
-use crate::error::{Op, Result};
+use crate::error::Result;
 use crate::reduce::fold;
 
+/// What becomes of everybody's blocks.
+pub(crate) enum Small<'a> {
+    /// All of the buffer is everybody's block; these elements of the fold are wanted. Without a rule nothing is folded, and
+    /// only the meeting counts.
+    Reduce(Range<usize>),
+    /// These ranges of the buffer, in bytes, are the blocks of the team.
+    Gather(&'a [Range<usize>]),
+}
+
 impl Tcp {
-    /// `block` is the size of what each rank contributes, in bytes.
-    ///
     /// # Safety
-    /// As [`crate::backend::Backend::run`].
-    pub(super) unsafe fn small(&mut self, running: &Running<'_>, block: usize) -> Result<()> {
-        let (call, world, rank) = (running.call, self.world, self.rank);
-        let size = call.dtype.size();
+    /// As [`crate::backend::Backend::run`]; ranges lie within the buffer.
+    pub(crate) unsafe fn small(
+        &mut self,
+        running: &Running<'_>,
+        team: &Team,
+        what: &Small<'_>,
+    ) -> Result<()> {
+        let (call, world) = (running.call, team.len());
+        let (own, block) = match what {
+            Small::Reduce(_) => (0..call.bytes(), call.bytes()),
+            Small::Gather(parts) => {
+                (parts[team.me].clone(), parts.iter().map(ExactSizeIterator::len).max().unwrap_or(0))
+            }
+        };
         let stride = block.next_multiple_of(size_of::<u64>());
         let mut scratch = self.take_scratch(world * stride);
         let blocks: *mut u8 = scratch.as_mut_ptr().cast();
-        let shard = |rank| {
-            let range = shard_range(call.len, world, rank);
-            (range.start * size, range.len() * size)
-        };
-        let (from, length) = if call.op == Op::Allgather { shard(rank) } else { (0, block) };
         // SAFETY: within the caller's buffer and a block of ours.
-        unsafe { std::ptr::copy_nonoverlapping(call.data.add(from), blocks, length) };
+        unsafe { std::ptr::copy_nonoverlapping(call.data.add(own.start), blocks, own.len()) };
         // SAFETY: `scratch` has room for `world` strides and lives on here.
-        let result = unsafe { self.spread(running, blocks, stride) };
-        if result.is_ok() {
-            // Block `n` is that of rank `self.rank + n`.
-            // SAFETY: within the blocks.
-            let block_of = |of: usize| unsafe { blocks.add((of + world - rank) % world * stride) };
-            // SAFETY: blocks hold whole contributions; ranges are within the caller's buffer.
-            unsafe {
-                match (call.op, call.reduce) {
-                    (Op::Allreduce | Op::ReduceScatter, Some(reduce)) => {
-                        let (at, length) =
-                            if call.op == Op::Allreduce { (0, call.bytes()) } else { shard(rank) };
-                        let sources: Vec<*const u8> =
-                            (0..world).map(|of| block_of(of).add(at).cast_const()).collect();
-                        fold(call.dtype, (reduce, call.parts), &sources, &[call.data.add(at)], length / size);
+        let result = unsafe { self.spread(running, team, blocks, stride) };
+        // Block `n` is that of the member `n` places above.
+        // SAFETY: within the blocks.
+        let block_of = |of: usize| unsafe { blocks.add((of + world - team.me) % world * stride) };
+        match (what, call.reduce) {
+            _ if result.is_err() => {}
+            (Small::Reduce(wanted), Some(reduce)) => {
+                let at = wanted.start * call.dtype.size();
+                // SAFETY: blocks hold whole contributions; the range is within the caller's buffer.
+                unsafe {
+                    let sources: Vec<*const u8> =
+                        (0..world).map(|of| block_of(of).add(at).cast_const()).collect();
+                    let out = call.data.add(at);
+                    fold(call.dtype, (reduce, call.parts), &sources, &[out], wanted.len());
+                }
+            }
+            (Small::Reduce(_), None) => {}
+            (Small::Gather(parts), _) => {
+                for of in (0..world).filter(|&of| of != team.me) {
+                    let part = &parts[of];
+                    // SAFETY: as above.
+                    unsafe {
+                        let to = call.data.add(part.start);
+                        std::ptr::copy_nonoverlapping(block_of(of), to, part.len());
                     }
-                    (Op::Allgather, _) => {
-                        for of in (0..world).filter(|&of| of != rank) {
-                            let (at, length) = shard(of);
-                            std::ptr::copy_nonoverlapping(block_of(of), call.data.add(at), length);
-                        }
-                    }
-                    _ => {}
                 }
             }
         }
@@ -58,13 +74,19 @@ impl Tcp {
     }
 
     /// In hop `h`, everybody sends the first `2^h` blocks it has to the rank `2^h` below and gets as many from the one above.
-    unsafe fn spread(&mut self, running: &Running<'_>, blocks: *mut u8, stride: usize) -> Result<()> {
-        let (world, rank) = (self.world, self.rank);
+    unsafe fn spread(
+        &mut self,
+        running: &Running<'_>,
+        team: &Team,
+        blocks: *mut u8,
+        stride: usize,
+    ) -> Result<()> {
+        let (world, me) = (team.len(), team.me);
         let mut have = 1;
         let mut phase = 0;
         while have < world {
             let count = have.min(world - have);
-            let (to, from) = ((rank + world - have) % world, (rank + have) % world);
+            let (to, from) = (team.ranks[(me + world - have) % world], team.ranks[(me + have) % world]);
             let frame = running.frame(phase, 0, count * stride);
             debug_assert!(count * stride <= MAX_PAYLOAD_BYTES);
             self.posts.push(Post { to, out: Outgoing { frame, payload: blocks }, urgent: false });

@@ -1,7 +1,7 @@
 //! Every operation, type and size against a reference that folds as the documentation says.
 
 use half::{bf16, f16};
-use phalanx_collective::{Communicator, Config, DType, Number, Op, ReduceOp, shard_range};
+use phalanx_collective::{Communicator, Config, DType, Number, Op, ReduceOp, Transport, shard_range};
 use proptest::prelude::*;
 
 use super::groups::{TRANSPORTS, in_processes, in_threads, said, say};
@@ -29,7 +29,7 @@ fn lengths() -> impl Strategy<Value = usize> {
     ]
 }
 
-fn cases() -> impl Strategy<Value = Case> {
+pub(crate) fn cases() -> impl Strategy<Value = Case> {
     let ops = prop_oneof![
         4 => Just(Op::Allreduce),
         2 => Just(Op::ReduceScatter),
@@ -129,6 +129,9 @@ fn reduced<T: Value>(case: &Case, world: usize, i: usize) -> T {
 /// Runs the case on this rank and checks every element.
 fn run_as<T: Value>(comm: &mut Communicator, case: &Case) {
     let (world, rank, len) = (comm.world(), comm.rank(), case.len);
+    if comm.transport() == Transport::Nccl {
+        return run_on_device::<T>(comm, case);
+    }
     let mut arena;
     let mut heap;
     let data: &mut [T] = if case.arena >> (rank % 8) & 1 == 1 {
@@ -141,31 +144,14 @@ fn run_as<T: Value>(comm: &mut Communicator, case: &Case) {
     for (i, value) in data.iter_mut().enumerate() {
         *value = input(case, rank, i);
     }
-    let check = |range: std::ops::Range<usize>, data: &[T], wanted: &dyn Fn(usize) -> T| {
-        for i in range {
-            assert_eq!(data[i].bits(), wanted(i).bits(), "rank {rank} element {i} of {case:?}");
-        }
-    };
     match case.op {
-        Op::Allreduce => {
-            comm.allreduce(data, case.reduce).unwrap();
-            check(0..len, data, &|i| reduced(case, world, i));
-        }
+        Op::Allreduce => comm.allreduce(data, case.reduce).unwrap(),
         Op::ReduceScatter => {
             let range = comm.reduce_scatter(data, case.reduce).unwrap();
             assert_eq!(range, shard_range(len, world, rank));
-            check(range, data, &|i| reduced(case, world, i));
         }
-        Op::Allgather => {
-            comm.allgather(data).unwrap();
-            for peer in 0..world {
-                check(shard_range(len, world, peer), data, &|i| input(case, peer, i));
-            }
-        }
-        Op::Broadcast => {
-            comm.broadcast(data, case.root % world).unwrap();
-            check(0..len, data, &|i| input(case, case.root % world, i));
-        }
+        Op::Allgather => comm.allgather(data).unwrap(),
+        Op::Broadcast => comm.broadcast(data, case.root % world).unwrap(),
         Op::Barrier => comm.barrier().unwrap(),
         // Around the ring from the root, so that no two wait for one another.
         Op::Send | Op::Recv => {
@@ -178,12 +164,63 @@ fn run_as<T: Value>(comm: &mut Communicator, case: &Case) {
                 comm.recv(data, before).unwrap();
                 comm.send(data, next).unwrap();
             }
-            check(0..len, data, &|i| input(case, root, i));
         }
+    }
+    check(case, (rank, world), data);
+}
+
+/// The same on device memory.
+fn run_on_device<T: Value>(comm: &mut Communicator, case: &Case) {
+    let (world, rank, len) = (comm.world(), comm.rank(), case.len);
+    let mut data: Vec<T> = (0..len).map(|i| input(case, rank, i)).collect();
+    let mut device = comm.on_device().unwrap();
+    let mut buffer = device.alloc::<T>(len).unwrap();
+    buffer.upload(&data).unwrap();
+    let root = case.root % world;
+    match case.op {
+        Op::Allreduce => device.allreduce(&mut buffer, case.reduce).unwrap(),
+        Op::ReduceScatter => {
+            let range = device.reduce_scatter(&mut buffer, case.reduce).unwrap();
+            assert_eq!(range, shard_range(len, world, rank));
+        }
+        Op::Allgather => device.allgather(&mut buffer).unwrap(),
+        Op::Broadcast => device.broadcast(&mut buffer, root).unwrap(),
+        Op::Barrier => comm.barrier().unwrap(),
+        Op::Send | Op::Recv => {
+            let (next, before) = ((rank + 1) % world, (rank + world - 1) % world);
+            if rank == root {
+                device.send(&mut buffer, next).unwrap();
+                device.recv(&mut buffer, before).unwrap();
+            } else {
+                device.recv(&mut buffer, before).unwrap();
+                device.send(&mut buffer, next).unwrap();
+            }
+        }
+    }
+    buffer.download(&mut data).unwrap();
+    check(case, (rank, world), &data);
+}
+
+/// Compares every element that the operation promises something of.
+fn check<T: Value>(case: &Case, (rank, world): (usize, usize), data: &[T]) {
+    let (len, root) = (case.len, case.root % world);
+    let check = |range: std::ops::Range<usize>, wanted: &dyn Fn(usize) -> T| {
+        for i in range {
+            assert_eq!(data[i].bits(), wanted(i).bits(), "rank {rank} element {i} of {case:?}");
+        }
+    };
+    match case.op {
+        Op::Allreduce => check(0..len, &|i| reduced(case, world, i)),
+        Op::ReduceScatter => check(shard_range(len, world, rank), &|i| reduced(case, world, i)),
+        Op::Allgather => {
+            (0..world).for_each(|peer| check(shard_range(len, world, peer), &|i| input(case, peer, i)));
+        }
+        Op::Broadcast | Op::Send | Op::Recv => check(0..len, &|i| input(case, root, i)),
+        Op::Barrier => {}
     }
 }
 
-fn run(comm: &mut Communicator, case: &Case) {
+pub(crate) fn run(comm: &mut Communicator, case: &Case) {
     match case.dtype {
         DType::F32 => run_as::<f32>(comm, case),
         DType::F64 => run_as::<f64>(comm, case),
@@ -207,11 +244,11 @@ proptest! {
 }
 
 /// A fixed sequence that goes every way, for processes.
-fn fixed_cases() -> Vec<Case> {
+pub(crate) fn fixed_cases() -> Vec<Case> {
     let ops = [Op::Allreduce, Op::ReduceScatter, Op::Allgather, Op::Broadcast, Op::Send, Op::Barrier];
     let dtypes = [DType::F32, DType::F64, DType::BF16, DType::F16, DType::I64];
     let reduces = [ReduceOp::Sum, ReduceOp::Mean, ReduceOp::Min, ReduceOp::Max];
-    let lens = [0, 1, 7, 256, 1024, 1500, 70_001, 300_000];
+    let lens = [0, 1, 7, 256, 1024, 1500, 70_001, 300_000, 400_001];
     let mut all = Vec::new();
     for (n, len) in lens.into_iter().enumerate() {
         for (m, op) in ops.into_iter().enumerate() {
@@ -225,8 +262,12 @@ fn fixed_cases() -> Vec<Case> {
     all
 }
 
-pub(crate) fn play(config: Config) {
+pub(crate) fn play(scenario: &str, config: Config) {
     let mut comm = Communicator::connect(config).unwrap();
+    if scenario == "cases-over-hosts" {
+        assert_eq!(comm.transport(), Transport::Hosts);
+        say("hosts");
+    }
     fixed_cases().iter().for_each(|case| run(&mut comm, case));
     say("done");
 }

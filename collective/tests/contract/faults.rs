@@ -1,6 +1,7 @@
 //! Death, deadlines, poison and mixed-up operations: an error on every rank, never a hang.
 
 use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use phalanx_collective::{
@@ -9,7 +10,7 @@ use phalanx_collective::{
 
 use phalanx_core::flight::{self, LastWords};
 
-use super::groups::{TRANSPORTS, config, free_port, in_threads, said, say, spawn, spawn_with};
+use super::groups::{FLIGHT, TRANSPORTS, config, free_port, in_threads, said, say, spawn, spawn_by};
 
 /// Far above the 10 ms that are promised on a quiet machine, far below any deadline here.
 const SOON: Duration = Duration::from_secs(1);
@@ -58,6 +59,16 @@ pub(crate) fn play(scenario: &str, config: Config) {
             }
             say(format!("{error} ({} ops of it known)", lost.map_or(0, |l| l.ops.len())));
         }
+        "until-cut" => {
+            let mut comm =
+                Communicator::connect(Config { op_timeout: Duration::from_secs(3), ..config }).unwrap();
+            let error = loop {
+                if let Err(error) = comm.allreduce(&mut vec![1f32; 100_000], ReduceOp::Sum) {
+                    break error;
+                }
+            };
+            say(error);
+        }
         "wait-to-die" => {
             let mut comm = Communicator::connect(config).unwrap();
             let _ = comm.recv(&mut [0u8; 1], 0);
@@ -101,7 +112,11 @@ fn the_page_of_a_killed_rank_says_what_it_was_doing() {
     for transport in TRANSPORTS {
         let folder = tempfile::tempdir().unwrap();
         let port = free_port();
-        let start = |rank| spawn_with("die-inside", rank, 3, port, transport, Some(folder.path()));
+        let start = |rank| {
+            let mut exe = Command::new(std::env::current_exe().unwrap());
+            exe.env(FLIGHT, folder.path());
+            spawn_by(exe, ("die-inside", rank, 3, port), transport)
+        };
         let ranks: Vec<_> = (0..3).map(start).collect();
         for child in ranks {
             child.wait_with_output().unwrap();

@@ -1,7 +1,6 @@
 //! How groups are brought up: as threads, or as processes of this very binary.
 
 use std::net::TcpListener;
-use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ pub(crate) fn config(rank: usize, world: usize, port: u16, transport: TransportC
     Config {
         master_port: port,
         transport,
+        device: rank,
         arena_bytes: 4 << 20,
         rendezvous_timeout: Duration::from_secs(20),
         op_timeout: Duration::from_secs(20),
@@ -32,16 +32,38 @@ pub(crate) fn in_threads<A: Send>(
     transport: TransportChoice,
     body: impl Fn(&mut Communicator) -> A + Sync,
 ) -> Vec<A> {
+    let wanted = match transport {
+        TransportChoice::Auto | TransportChoice::Shm => Transport::Shm,
+        TransportChoice::Tcp => Transport::Tcp,
+        TransportChoice::Nccl => Transport::Nccl,
+    };
+    in_threads_with(
+        world,
+        transport,
+        |_| {},
+        |comm| {
+            assert_eq!(comm.transport(), wanted);
+            body(comm)
+        },
+    )
+}
+
+/// As [`in_threads`], with the configuration as `change` makes it.
+pub(crate) fn in_threads_with<A: Send>(
+    world: usize,
+    transport: TransportChoice,
+    change: impl Fn(&mut Config) + Sync,
+    body: impl Fn(&mut Communicator) -> A + Sync,
+) -> Vec<A> {
     let port = free_port();
     std::thread::scope(|scope| {
         let ranks: Vec<_> = (0..world)
             .map(|rank| {
-                let body = &body;
+                let (body, change) = (&body, &change);
                 scope.spawn(move || {
-                    let mut comm = Communicator::connect(config(rank, world, port, transport)).unwrap();
-                    let wanted =
-                        if transport == TransportChoice::Shm { Transport::Shm } else { Transport::Tcp };
-                    assert_eq!(comm.transport(), wanted);
+                    let mut config = config(rank, world, port, transport);
+                    change(&mut config);
+                    let mut comm = Communicator::connect(config).unwrap();
                     body(&mut comm)
                 })
             })
@@ -52,8 +74,12 @@ pub(crate) fn in_threads<A: Send>(
 
 /// What a child process is told.
 const SCENARIO: &str = "CONTRACT_SCENARIO";
-/// Where its flight recorder goes; empty for none.
-const FLIGHT: &str = "CONTRACT_FLIGHT";
+/// Where its flight recorder goes.
+pub(crate) const FLIGHT: &str = "CONTRACT_FLIGHT";
+/// Where rank 0 listens.
+pub(crate) const MASTER: &str = "CONTRACT_MASTER";
+/// How many ranks are taken for a host.
+pub(crate) const PER_HOST: &str = "CONTRACT_PER_HOST";
 
 /// A rank in a process of its own that plays `scenario`.
 pub(crate) fn spawn(
@@ -63,23 +89,20 @@ pub(crate) fn spawn(
     port: u16,
     transport: TransportChoice,
 ) -> Child {
-    spawn_with(scenario, rank, world, port, transport, None)
+    let exe = Command::new(std::env::current_exe().unwrap());
+    spawn_by(exe, (scenario, rank, world, port), transport)
 }
 
-/// As [`spawn`], with a folder for its flight recorder.
-pub(crate) fn spawn_with(
-    scenario: &str,
-    rank: usize,
-    world: usize,
-    port: u16,
+/// As [`spawn`], by a command that ends with this executable and may set its environment.
+pub(crate) fn spawn_by(
+    mut command: Command,
+    (scenario, rank, world, port): (&str, usize, usize, u16),
     transport: TransportChoice,
-    flight: Option<&Path>,
 ) -> Child {
     let name = serde_json::to_string(&transport).unwrap();
-    Command::new(std::env::current_exe().unwrap())
+    command
         .args(["--exact", "groups::play", "--nocapture", "--test-threads", "1"])
         .env(SCENARIO, format!("{scenario} {rank} {world} {port} {name}"))
-        .env(FLIGHT, flight.unwrap_or(Path::new("")))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -112,9 +135,15 @@ fn play() {
     let [scenario, rank, world, port, transport] = words[..] else { panic!("{told}") };
     let transport = serde_json::from_str(transport).unwrap();
     let mut config = config(rank.parse().unwrap(), world.parse().unwrap(), port.parse().unwrap(), transport);
-    config.flight_dir = std::env::var_os(FLIGHT).filter(|path| !path.is_empty()).map(Into::into);
+    config.flight_dir = std::env::var_os(FLIGHT).map(Into::into);
+    if let Ok(master) = std::env::var(MASTER) {
+        config.master_addr = master;
+    }
+    if let Ok(per_host) = std::env::var(PER_HOST) {
+        config.host = Some(format!("host {}", config.rank / per_host.parse::<usize>().unwrap()));
+    }
     match scenario {
-        "cases" => super::cases::play(config),
+        "cases" | "cases-over-hosts" => super::cases::play(scenario, config),
         _ => super::faults::play(scenario, config),
     }
 }
