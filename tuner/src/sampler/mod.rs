@@ -18,7 +18,7 @@ mod tpe;
 
 pub(crate) use normal::log_mass;
 
-use crate::space::{Axis, Point, Space};
+use crate::space::{Axis, Param, Point, Space};
 use crate::trial::{Lineage, Origin, Trial};
 use phalanx_core::spec::{Objective, Search, Stopping, SweepSpec};
 
@@ -26,7 +26,8 @@ use phalanx_core::spec::{Objective, Search, Stopping, SweepSpec};
 const STARTUP_TRIALS: usize = 10;
 /// Ended trials up to which `auto` takes the Gaussian process: beyond it the model is dear, and others are as good.
 const AUTO_GP_TRIALS: usize = 250;
-/// Ended trials up to which `auto` estimates densities for several objectives; beyond it, it breeds.
+/// Ended trials up to which `auto` estimates densities for several objectives where parameters are not all numbers; of
+/// numbers, and beyond it, it breeds.
 const AUTO_MOTPE_TRIALS: usize = 1000;
 
 /// What a sampler may look at.
@@ -76,6 +77,8 @@ impl Suggestion {
 pub(crate) struct Samplers {
     search: Search,
     several: bool,
+    /// Every parameter is a number that is always there.
+    numeric: bool,
     grid: Option<grid::Grid>,
     tpe: Option<tpe::Tpe>,
     gp: Option<gp::Gp>,
@@ -92,11 +95,12 @@ impl Samplers {
         let auto = search == Search::Auto;
         let learns = matches!(search, Search::Tpe | Search::Motpe | Search::Gp | Search::Cmaes) || auto;
         let models = search == Search::Gp || (auto && !several && suits_gp(space));
-        let adapts = search == Search::Cmaes || (auto && !several && is_numeric(space));
+        let adapts = search == Search::Cmaes || (auto && !several && suits_gp(space));
         let breeds = search == Search::Nsga2 || (auto && several);
         Samplers {
             search,
             several,
+            numeric: is_numeric(space),
             grid: (search == Search::Grid).then(|| grid::Grid::new(space)),
             tpe: learns.then(|| tpe::Tpe::new(space, several)),
             gp: models.then(|| gp::Gp::new(space)),
@@ -158,16 +162,20 @@ impl Samplers {
             Search::Tpe => Origin::Tpe,
             Search::Motpe => Origin::Motpe,
             Search::Cmaes => Origin::Cmaes,
-            Search::Nsga2 if self.nsga2.as_ref().is_some_and(nsga2::Nsga2::breeds) => Origin::Nsga2,
-            Search::Nsga2 => Origin::Sobol,
+            Search::Nsga2 => self.breed(),
             Search::Auto | Search::Gp if learned < STARTUP_TRIALS => Origin::Sobol,
             Search::Gp => Origin::Gp,
-            Search::Auto if self.several && learned <= AUTO_MOTPE_TRIALS => Origin::Motpe,
-            Search::Auto if self.several => Origin::Nsga2,
+            Search::Auto if self.several && (self.numeric || learned > AUTO_MOTPE_TRIALS) => self.breed(),
+            Search::Auto if self.several => Origin::Motpe,
             Search::Auto if self.gp.is_some() && learned <= AUTO_GP_TRIALS => Origin::Gp,
             Search::Auto if self.cmaes.is_some() && learned > AUTO_GP_TRIALS => self.duel.next(view.number()),
             Search::Auto => Origin::Tpe,
         }
+    }
+
+    fn breed(&self) -> Origin {
+        let breeds = self.nsga2.as_ref().is_some_and(nsga2::Nsga2::breeds);
+        if breeds { Origin::Nsga2 } else { Origin::Sobol }
     }
 
     /// A trial was handed out.
@@ -202,9 +210,9 @@ impl Samplers {
     }
 }
 
-/// Whether every parameter is a number that is always there.
 fn is_numeric(space: &Space) -> bool {
-    space.params().iter().all(|param| param.when.is_empty() && !matches!(param.axis, Axis::Categories(_)))
+    let plain = |param: &Param| param.when.is_empty() && !matches!(param.axis, Axis::Categories(_));
+    space.params().iter().all(plain)
 }
 
 /// Whether a Gaussian process is at home in a space: no conditions, and mostly numbers.

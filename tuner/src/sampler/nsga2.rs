@@ -1,6 +1,7 @@
 //! A genetic algorithm that sorts by fronts (Deb et al. 2002), in its steady state: one child at a time, and after every
-//! trial the worst of the population goes. Children by simulated binary crossover and polynomial mutation (Deb & Agrawal
-//! 1995), choices by exchange; constraints come before losses.
+//! trial the worst of the population goes. Children by exchange, simulated binary crossover and polynomial mutation (Deb &
+//! Agrawal 1995); constraints come before losses. The population is small, mutations reach far and exchange is frequent:
+//! sweeps have hundreds of trials, not the tens of thousands that the paper's constants are for.
 
 use super::{View, random};
 use crate::pareto;
@@ -11,14 +12,18 @@ use phalanx_core::spec::Objective;
 use std::cmp::Ordering;
 
 /// The population.
-const POPULATION: usize = 50;
+const POPULATION: usize = 24;
 /// Told trials before the first child.
 const STARTUP_TRIALS: usize = 20;
 /// How likely two parents are crossed; else the child is the first of them, mutated.
 const CROSSOVER: f64 = 0.9;
+/// Of a crossed pair's parameters this share comes from the second parent …
+const EXCHANGED: f64 = 0.4;
+/// … and of numbers this one from between both.
+const BLENDED: f64 = 0.3;
 /// How near children are to their parents, and mutants to what they were: larger is nearer.
 const CROSSOVER_INDEX: f64 = 10.0;
-const MUTATION_INDEX: f64 = 20.0;
+const MUTATION_INDEX: f64 = 3.0;
 /// Children that are drawn until one is new.
 const DRAWS: u64 = 8;
 
@@ -139,18 +144,18 @@ impl Nsga2 {
     }
 }
 
-/// A value between two, or a little beyond them; of choices one of both. Half of the parameters are not crossed.
+/// The second parent's value, one between both or a little beyond them, or the first parent's.
 fn cross(axis: &Axis, a: f64, b: f64, turn: f64, unit: f64) -> f64 {
-    match axis {
-        Axis::Numeric(_) if turn < 0.5 => {
-            let (x, y) = (axis.share(a), axis.share(b));
-            let power = 1.0 / (CROSSOVER_INDEX + 1.0);
-            let spread = if unit < 0.5 { (2.0 * unit).powf(power) } else { (0.5 / (1.0 - unit)).powf(power) };
-            axis.at((0.5 * (x + y + spread * (x - y))).clamp(0.0, 1.0))
-        }
-        Axis::Categories(_) if turn < 0.5 => b,
-        _ => a,
+    if turn < EXCHANGED {
+        return b;
     }
+    if turn >= EXCHANGED + BLENDED || !matches!(axis, Axis::Numeric(_)) {
+        return a;
+    }
+    let (x, y) = (axis.share(a), axis.share(b));
+    let power = 1.0 / (CROSSOVER_INDEX + 1.0);
+    let spread = if unit < 0.5 { (2.0 * unit).powf(power) } else { (0.5 / (1.0 - unit)).powf(power) };
+    axis.at((0.5 * (x + y + spread * (x - y))).clamp(0.0, 1.0))
 }
 
 fn mutate(axis: &Axis, float: f64, unit: f64) -> f64 {
@@ -197,7 +202,7 @@ mod tests {
     fn fronts_are_approached() {
         let found = ["random", "nsga2", "motpe", "auto"].map(|kind| zdt1(&mut Study::new(&two(kind)), 300));
         // The whole of it is 0.21 + 2/3.
-        assert!(found[0] < 0.1 && found[1] > 0.04 && found[2] > 0.4 && found[3] > 0.3, "{found:?}");
+        assert!(found[0] < 0.1 && found[1] > 0.6 && found[2] > 0.4 && found[3] > 0.6, "{found:?}");
     }
 
     #[test]
@@ -231,7 +236,7 @@ mod tests {
             study.tell(trial.number, outcome).unwrap();
         }
         let late = &study.trials()[80..];
-        assert!(late.iter().filter(|trial| trial.is_feasible()).count() > 20);
+        assert!(late.iter().filter(|trial| trial.is_feasible()).count() > 14);
         let best = study.best().unwrap();
         assert!(best.is_feasible() && best.values[0] < -0.19, "{best:?}");
     }

@@ -120,6 +120,9 @@ fn insert_sorted(sorted: &mut Vec<f64>, value: f64) {
 }
 
 #[cfg(test)]
+mod optuna_tests;
+
+#[cfg(test)]
 mod tests {
     use crate::space::tests::sweep;
     use crate::{Ask, Decision, Outcome, Study};
