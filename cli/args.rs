@@ -117,6 +117,7 @@ pub(crate) enum Command {
     Simulate(crate::simulate::SimulateArgs),
     Replay(crate::replay::ReplayArgs),
     Study(crate::study::StudyArgs),
+    Convert(crate::convert::ConvertArgs),
     /// Print a completion script for a shell
     Completions(crate::completions::CompletionsArgs),
     /// One rank of the built-in trainer

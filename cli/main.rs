@@ -9,6 +9,7 @@ mod check;
 mod client;
 mod completions;
 mod config;
+mod convert;
 mod describe;
 mod doctor;
 mod embedded;
@@ -90,6 +91,7 @@ fn dispatch(Args { global, command }: Args, output: &Output) -> Result<u8, Failu
         }
         Command::Simulate(args) => simulate::run(global, args, output).map(done),
         Command::Replay(args) => replay::run(global, args, output).map(done),
+        Command::Convert(args) => convert::run(args, output).map(done),
         Command::Study(args) => study::run(global, args, output).map(done),
         Command::Completions(args) => completions::run(args).map(done),
         Command::Worker(args) => worker::worker(args).map(done),
