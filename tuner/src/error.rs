@@ -46,6 +46,11 @@ pub enum Error {
     /// What is known from older studies is known from the start.
     #[error("trials of older studies are taken in before the first trial is asked for, not later")]
     Begun,
+    /// An older study that looked for something else.
+    #[error(
+        "the older study improves or keeps other metrics; learn from one with the same objectives and constraints"
+    )]
+    OtherGoal,
     /// A complete trial has a value.
     #[error("trial {0} has no value; tell one, or tell that it failed")]
     NoValue(u64),

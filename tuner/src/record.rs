@@ -65,6 +65,27 @@ pub struct Known {
     pub measured: Vec<Metric>,
 }
 
+/// The complete trials of a log, and those that its study had learnt from.
+pub(crate) fn knowledge(log: &[Record]) -> Vec<Known> {
+    let mut asked: Vec<&Params> = Vec::new();
+    let mut found = Vec::new();
+    for record in log {
+        match record {
+            Record::Known(known) => found.push(known.clone()),
+            Record::Asked { params, .. } => asked.push(params),
+            Record::Told { number, state: TrialState::Complete, values, measured } => {
+                found.extend(asked.get(*number as usize).map(|params| Known {
+                    params: (*params).clone(),
+                    values: values.clone(),
+                    measured: measured.clone(),
+                }));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
 /// One entry of a study's log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,7 +1,7 @@
 //! The study: hands out trials, judges their reports, hears how they ended, and writes all of it down.
 
 use crate::error::Error;
-use crate::record::{Identity, Known, Record};
+use crate::record::{self, Identity, Known, Record};
 use crate::results::Results;
 use crate::sampler::{Proposal, Samplers, Suggestion, View};
 use crate::space::{Point, Space};
@@ -172,14 +172,23 @@ impl Study {
         Ok(self.known - before)
     }
 
-    /// Its complete trials, for another study to learn from.
-    pub fn knowledge(&self) -> impl Iterator<Item = Known> {
-        let metrics = |values: &[f64]| values.iter().copied().map(Metric).collect();
-        self.trials().iter().filter(|trial| trial.state == TrialState::Complete).map(move |trial| Known {
-            params: trial.params.clone(),
-            values: metrics(&trial.values),
-            measured: metrics(&trial.measured),
-        })
+    /// The same with the log of an older study: its complete trials, and those that it had learnt from.
+    ///
+    /// # Errors
+    /// Where the older study improves another metric or keeps other ones, and once a trial has been asked for.
+    pub fn learn_from(&mut self, log: &[Record]) -> Result<usize, Error> {
+        let Some(Record::Study(theirs)) = log.first() else {
+            return Err(Error::BadLog("it does not begin with its study".to_owned()));
+        };
+        let goals = |identity: &Identity| {
+            let objectives = identity.objectives.iter().map(|o| (o.metric.clone(), Some(o.mode)));
+            let constraints = identity.constraints.iter().map(|c| (c.metric.clone(), None));
+            objectives.chain(constraints).collect::<Vec<_>>()
+        };
+        if goals(theirs) != goals(&self.identity) {
+            return Err(Error::OtherGoal);
+        }
+        self.learn(record::knowledge(log))
     }
 
     fn fits(&self, known: &Known) -> bool {
@@ -312,6 +321,7 @@ impl Study {
             trials: &self.trials,
             known: self.known,
             objectives: &self.identity.objectives,
+            constraints: &self.identity.constraints,
             stopping: &self.identity.stopping,
             seed: self.identity.seed,
         };

@@ -251,3 +251,40 @@ fn a_trial_promoted_without_a_checkpoint_may_repeat_its_steps() {
     assert_eq!(study.report(0, 2, 0.5), Ok(Decision::Pause));
     assert_eq!(study.trials()[0].reports, [(1, 1.0), (2, 0.5)]);
 }
+
+#[test]
+fn what_older_studies_found_is_known_from_the_start() {
+    let params = |high: u32| format!("[params]\nx = {{ kind = \"float\", low = 0, high = {high} }}\n");
+    let loss = |trial: &Handed| Outcome::Values(vec![(trial.params["x"].as_f64().unwrap() - 0.8).abs()]);
+    let mut older = Study::new(&sweep(&params(2)));
+    for _ in 0..40 {
+        let Ask::Trial(trial) = older.ask() else { panic!("over") };
+        let outcome = if trial.number % 8 == 7 { Outcome::Failed } else { loss(&trial) };
+        older.tell(trial.number, outcome).unwrap();
+    }
+    let log = older.take_records();
+    let inside = older
+        .trials()
+        .iter()
+        .filter(|trial| trial.state == TrialState::Complete && trial.params["x"].as_f64().unwrap() <= 1.0);
+    let mut study = Study::new(&sweep(&params(1)));
+    assert_eq!(study.learn_from(&log), Ok(inside.count()));
+    // No start-up, no trial of its own, and nothing that is best before its own first.
+    assert_eq!((study.trials().len(), study.best(), study.counts().complete), (0, None, 0));
+    let Ask::Trial(trial) = study.ask() else { panic!("over") };
+    assert_eq!((trial.number, study.trials()[0].origin), (0, Origin::Gp));
+    assert!((trial.params["x"].as_f64().unwrap() - 0.8).abs() < 0.1);
+    study.tell(0, loss(&trial)).unwrap();
+    assert_eq!(study.best().map(|trial| trial.number), Some(0));
+    assert_eq!(study.learn_from(&log), Err(Error::Begun));
+    // The log of the new study has what it learnt: it goes on alike, and a third one learns from both.
+    let log = study.take_records();
+    let mut again = Study::rebuild(&sweep(&params(1)), log.clone()).unwrap();
+    assert_eq!(again.ask(), study.ask());
+    let mut third = Study::new(&sweep(&params(1)));
+    assert_eq!(third.learn_from(&log), Ok(log.len() - 2));
+    let mut other = Study::new(&sweep(&format!("mode = \"max\"\n{}", params(1))));
+    assert_eq!(other.learn_from(&log), Err(Error::OtherGoal));
+    let other = sweep("[params]\ny = { kind = \"float\", low = 0, high = 1 }\n");
+    assert_eq!(Study::new(&other).learn_from(&log), Ok(0));
+}

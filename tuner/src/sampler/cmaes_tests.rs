@@ -106,12 +106,13 @@ fn what_is_known_shapes_the_first_distribution() {
     };
     let mut older = Study::new(&sweep(&MIXED.replace("cmaes", "random")));
     run(&mut older, 200, corner);
+    let log = older.take_records();
     let medians = [false, true].map(|warm| {
         let mut found: Vec<f64> = (0..9)
             .map(|seed| {
                 let mut study = Study::new(&sweep(&format!("seed = {seed}\n{MIXED}")));
                 if warm {
-                    assert_eq!(study.learn(older.knowledge()), Ok(200));
+                    assert_eq!(study.learn_from(&log), Ok(200));
                 }
                 run(&mut study, 24, corner)
             })

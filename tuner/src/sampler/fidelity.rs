@@ -68,7 +68,7 @@ impl Level {
 
     /// The loss to learn from: at this level, or what would be expected there of a trial that did not get so far.
     pub(super) fn loss(&self, view: &View<'_>, trial: &Trial) -> f64 {
-        if trial.state == TrialState::Failed || !trial.is_feasible() {
+        if trial.state == TrialState::Failed {
             return f64::INFINITY;
         }
         if let Some(loss) = self.reached(view, trial) {

@@ -94,6 +94,40 @@ fn many_dimensions_are_searched_near_the_best() {
 }
 
 #[test]
+fn constraints_are_learnt_and_the_edge_is_found() {
+    let text = "version = 1\n[sweep]\nmetric = \"loss\"\n[search]\nkind = \"gp\"\n[[constraint]]\nmetric = \"g\"\nmax = 0.5\n\
+                [params]\na = { kind = \"float\", low = 0, high = 1 }\nb = { kind = \"float\", low = 0, high = 1 }\n";
+    let spec = phalanx_core::spec::SweepSpec::parse(text, "x").unwrap();
+    let mut study = Study::new(&spec);
+    for _ in 0..40 {
+        let Ask::Trial(trial) = study.ask() else { panic!("over") };
+        let (a, b) = (x(&trial.params, "a"), x(&trial.params, "b"));
+        // The best of the square is at its corner; a² + b² ≤ 1/2 leaves 1 at a = b = 1/2.
+        let outcome = Outcome::Measured { values: vec![-a - b], measured: vec![a * a + b * b] };
+        study.tell(trial.number, outcome).unwrap();
+    }
+    let best = study.best().unwrap();
+    assert!(best.is_feasible() && best.values[0] < -0.98, "{best:?}");
+    let late = &study.trials()[20..];
+    assert!(late.iter().all(|trial| trial.origin == Origin::Gp));
+    assert!(late.iter().filter(|trial| trial.violation < 0.1).count() > 7);
+}
+
+#[test]
+fn before_any_trial_is_feasible_that_alone_counts() {
+    let text = "version = 1\n[sweep]\nmetric = \"loss\"\n[search]\nkind = \"gp\"\n[[constraint]]\nmetric = \"g\"\nmin = 0.9\n\
+                [params]\na = { kind = \"float\", low = 0, high = 1 }\nb = { kind = \"float\", low = 0, high = 1 }\n";
+    let spec = phalanx_core::spec::SweepSpec::parse(text, "x").unwrap();
+    let mut study = Study::new(&spec);
+    for _ in 0..25 {
+        let Ask::Trial(trial) = study.ask() else { panic!("over") };
+        let (a, b) = (x(&trial.params, "a"), x(&trial.params, "b"));
+        study.tell(trial.number, Outcome::Measured { values: vec![a], measured: vec![a * b] }).unwrap();
+    }
+    assert!(study.best().is_some());
+}
+
+#[test]
 fn a_rebuilt_study_proposes_the_same() {
     for rule in ["none\"\n", "asha\"\nmax = 9\neta = 2\n"] {
         let spec = sweep(&format!("[search]\nkind = \"gp\"\n[stopping]\nkind = \"{rule}{EVERY_KIND}"));

@@ -20,7 +20,7 @@ pub(crate) use normal::log_mass;
 
 use crate::space::{Axis, Param, Point, Space};
 use crate::trial::{Lineage, Origin, Trial};
-use phalanx_core::spec::{Objective, Search, Stopping, SweepSpec};
+use phalanx_core::spec::{Constraint, Objective, Search, Stopping, SweepSpec};
 
 /// Trials that `auto` and `gp` lay out evenly before they learn from them.
 const STARTUP_TRIALS: usize = 10;
@@ -38,6 +38,7 @@ pub(crate) struct View<'a> {
     /// How many are of older studies.
     pub(crate) known: usize,
     pub(crate) objectives: &'a [Objective],
+    pub(crate) constraints: &'a [Constraint],
     pub(crate) stopping: &'a Stopping,
     pub(crate) seed: u64,
 }

@@ -3,10 +3,12 @@
 //!
 //! Trials in flight are taken in as if they brought what is expected of them (kriging believer, Ginsbourger et al.
 //! 2010), so that the next one goes elsewhere. In many dimensions it looks only near the best trial, in a region that
-//! grows with success and shrinks without (Eriksson et al., arXiv 1910.01739).
+//! grows with success and shrinks without (Eriksson et al., arXiv 1910.01739). With constraints what is promised counts
+//! as far as a point is likely to keep them; before any trial has kept them all, that alone counts.
 
 mod acquisition;
 mod descent;
+mod limits;
 mod model;
 mod warp;
 
@@ -16,6 +18,7 @@ use crate::space::{Axis, Point, Scale, Space};
 use crate::trial::{Trial, TrialState};
 use acquisition::{log_ei, log_ei_slopes};
 use descent::{Bounds, minimise};
+use limits::Limit;
 use model::{Hyper, Metric, Model};
 
 /// Candidates spread over the whole box …
@@ -105,6 +108,7 @@ impl Coordinate {
 }
 
 /// The hyperparameters of some observations.
+#[derive(Clone)]
 struct Fit {
     /// The losses it was made of: a paused trial that went on has another one.
     losses: Vec<f64>,
@@ -117,15 +121,17 @@ pub(super) struct Gp {
     /// Trials in the order in which they were first heard to have ended.
     ended: Vec<usize>,
     has_ended: Vec<bool>,
-    fit: Option<Fit>,
+    /// Of the losses, then of each constraint's distances.
+    fits: Vec<Option<Fit>>,
 }
 
 /// What a search for the next trial works on.
 struct Search<'a> {
     coordinates: &'a [Coordinate],
     model: Model,
-    /// The least loss to improve on.
-    best: f64,
+    limits: Vec<Limit>,
+    /// The least feasible loss, to improve on; `None` where no trial is feasible.
+    best: Option<f64>,
     /// Points of the best trials, the best first.
     centres: Vec<Vec<f64>>,
     /// Every point there is, so that none is run twice.
@@ -143,7 +149,7 @@ impl Gp {
             coordinates: params.map(|(param, found)| Coordinate { param, axis: found.axis }).collect(),
             ended: Vec::new(),
             has_ended: Vec::new(),
-            fit: None,
+            fits: Vec::new(),
         }
     }
 
@@ -163,16 +169,15 @@ impl Gp {
         let level = fidelity::Level::of(view, self.coordinates.len());
         let losses: Vec<f64> =
             self.ended.iter().map(|index| level.loss(view, &view.trials[*index])).collect();
-        let point = |index: &usize| -> Vec<f64> {
-            let point = &view.trials[*index].point;
-            self.coordinates.iter().map(|coordinate| coordinate.encode(point[coordinate.param])).collect()
-        };
-        let points: Vec<Vec<f64>> = self.ended.iter().map(point).collect();
-        let hyper = self.hyper(&points, &losses)?;
+        let points: Vec<Vec<f64>> =
+            self.ended.iter().map(|index| self.encoded(&view.trials[*index])).collect();
+        let hyper = self.hyper(0, &points, &losses, warp::warp)?;
+        let limits = self.limits(view)?;
         let kept = keep(&losses);
+        let feasible: Vec<bool> = kept.iter().map(|at| view.trials[self.ended[*at]].is_feasible()).collect();
         let (points, losses): (Vec<Vec<f64>>, Vec<f64>) =
             kept.into_iter().map(|at| (points[at].clone(), losses[at])).unzip();
-        let search = self.prepare(view, given, &hyper, points, &losses)?;
+        let search = self.prepare(view, given, &hyper, (points, &losses, &feasible), limits)?;
         let found = search.best_point()?;
         let mut proposal: Point = vec![None; given.len()];
         for (coordinate, place) in self.coordinates.iter().zip(found) {
@@ -181,21 +186,60 @@ impl Gp {
         Some(view.space.complete(given, |param| proposal[param].unwrap_or(0.0)))
     }
 
-    /// The hyperparameters that belong to so many observations. They follow from the first of them in the order in
-    /// which trials ended, up to a number of a fixed sequence: from the log alone, whatever was asked in between.
-    fn hyper(&mut self, points: &[Vec<f64>], losses: &[f64]) -> Option<Hyper> {
+    fn encoded(&self, trial: &Trial) -> Vec<f64> {
+        self.coordinates.iter().map(|coordinate| coordinate.encode(trial.point[coordinate.param])).collect()
+    }
+
+    fn metrics(&self) -> Vec<Metric> {
+        self.coordinates.iter().map(Coordinate::metric).collect()
+    }
+
+    /// What is believed of each constraint, from the trials that measured them.
+    fn limits(&mut self, view: &View<'_>) -> Option<Vec<Limit>> {
+        let measured: Vec<&Trial> = self
+            .ended
+            .iter()
+            .map(|index| &view.trials[*index])
+            .filter(|trial| !trial.measured.is_empty())
+            .collect();
+        let points: Vec<Vec<f64>> = measured.iter().map(|trial| self.encoded(trial)).collect();
+        let mut limits = Vec::with_capacity(view.constraints.len());
+        for (at, constraint) in view.constraints.iter().enumerate().filter(|_| !measured.is_empty()) {
+            let excess: Vec<f64> =
+                measured.iter().map(|trial| constraint.excess(trial.measured[at])).collect();
+            let hyper = self.hyper(at + 1, &points, &excess, |excess| Some(limits::bend(excess)))?;
+            let (mut points, mut excess) = (points.clone(), excess);
+            // The latest alone, beyond the bound.
+            let old = points.len().saturating_sub(MAX_OBSERVATIONS);
+            points.drain(..old);
+            excess.drain(..old);
+            limits.push(Limit::new(&self.metrics(), &hyper, points, limits::bend(&excess))?);
+        }
+        Some(limits)
+    }
+
+    /// The hyperparameters that belong to so many observations, made fit for a process by `bend`. They follow from the
+    /// first of them in the order in which trials ended, up to a number of a fixed sequence: from the log alone, whatever
+    /// was asked in between.
+    fn hyper(
+        &mut self,
+        which: usize,
+        points: &[Vec<f64>],
+        losses: &[f64],
+        bend: impl Fn(&[f64]) -> Option<Vec<f64>>,
+    ) -> Option<Hyper> {
         let observations = fit_size(losses.len());
-        if let Some(fit) = &self.fit
+        self.fits.resize(self.fits.len().max(which + 1), None);
+        if let Some(fit) = &self.fits[which]
             && fit.losses == losses[..observations]
         {
             return Some(fit.hyper.clone());
         }
         let kept = keep(&losses[..observations]);
         let chosen: Vec<Vec<f64>> = kept.iter().map(|at| points[*at].clone()).collect();
-        let values = warp::warp(&kept.iter().map(|at| losses[*at]).collect::<Vec<f64>>())?;
-        let metrics: Vec<Metric> = self.coordinates.iter().map(Coordinate::metric).collect();
-        let hyper = Hyper::fit(&metrics, &chosen, &values);
-        self.fit = Some(Fit { losses: losses[..observations].to_vec(), hyper: hyper.clone() });
+        let values = bend(&kept.iter().map(|at| losses[*at]).collect::<Vec<f64>>())?;
+        let hyper = Hyper::fit(&self.metrics(), &chosen, &values);
+        self.fits[which] = Some(Fit { losses: losses[..observations].to_vec(), hyper: hyper.clone() });
         Some(hyper)
     }
 
@@ -204,29 +248,32 @@ impl Gp {
         view: &'a View<'a>,
         given: &[Option<f64>],
         hyper: &Hyper,
-        points: Vec<Vec<f64>>,
-        losses: &[f64],
+        (points, losses, feasible): (Vec<Vec<f64>>, &[f64], &[bool]),
+        limits: Vec<Limit>,
     ) -> Option<Search<'a>> {
-        let metrics: Vec<Metric> = self.coordinates.iter().map(Coordinate::metric).collect();
         let values = warp::warp(losses)?;
         let mut order: Vec<usize> = (0..losses.len()).collect();
-        order.sort_by(|a, b| values[*a].total_cmp(&values[*b]).then(a.cmp(b)));
+        order.sort_by(|a, b| {
+            (!feasible[*a]).cmp(&!feasible[*b]).then(values[*a].total_cmp(&values[*b])).then(a.cmp(b))
+        });
         let centres: Vec<Vec<f64>> = order.iter().take(CENTRES).map(|at| points[*at].clone()).collect();
         let mut taken = points.clone();
-        let mut model = Model::new(&metrics, hyper, points, values)?;
-        let best = model.fitted().fold(f64::INFINITY, f64::min);
+        let mut model = Model::new(&self.metrics(), hyper, points, values)?;
+        let best = model.fitted().zip(feasible).filter(|(_, feasible)| **feasible);
+        let best = best.map(|(fitted, _)| fitted).min_by(f64::total_cmp);
         for trial in view.trials.iter().filter(|trial| trial.state == TrialState::Running) {
-            let encode = |c: &Coordinate| c.encode(trial.point[c.param]);
-            let point: Vec<f64> = self.coordinates.iter().map(encode).collect();
+            let point = self.encoded(trial);
             taken.push(point.clone());
             model.imagine(point);
         }
         let given =
             self.coordinates.iter().map(|c| given[c.param].map(|float| c.encode(Some(float)))).collect();
         let bounds = self.bounds(hyper, &order, &centres, losses);
-        best.is_finite().then_some(Search {
+        let sound = best.is_none_or(f64::is_finite) && (best.is_some() || !limits.is_empty());
+        sound.then_some(Search {
             coordinates: &self.coordinates,
             model,
+            limits,
             best,
             centres,
             taken,
@@ -296,8 +343,19 @@ fn region_side(losses: &[f64], dims: usize) -> f64 {
 
 impl Search<'_> {
     fn value(&self, point: &[f64]) -> f64 {
-        let value = log_ei(&self.model, self.best, point);
+        let improvement = self.best.map_or(0.0, |best| log_ei(&self.model, best, point));
+        let value = improvement + self.limits.iter().map(|limit| limit.log_feasible(point)).sum::<f64>();
         if value.is_nan() { f64::NEG_INFINITY } else { value }
+    }
+
+    /// The same with its gradient.
+    fn slopes(&self, point: &[f64], gradient: &mut [f64]) -> f64 {
+        gradient.fill(0.0);
+        let mut value = self.best.map_or(0.0, |best| log_ei_slopes(&self.model, best, point, gradient));
+        for limit in &self.limits {
+            value += limit.log_feasible_slopes(point, gradient);
+        }
+        value
     }
 
     fn best_point(&self) -> Option<Vec<f64>> {
@@ -384,7 +442,7 @@ impl Search<'_> {
         };
         let (mut point, _) =
             minimise(&start, &bounds, CLIMB_ITERATIONS, CLIMB_TOLERANCE, |point, gradient| {
-                let value = log_ei_slopes(&self.model, self.best, point, gradient);
+                let value = self.slopes(point, gradient);
                 gradient.iter_mut().for_each(|g| *g = -*g);
                 -value
             });
