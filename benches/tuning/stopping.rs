@@ -1,0 +1,170 @@
+//! Epochs used against regret on families of learning curves.
+
+use super::chart::{Chart, Line};
+use super::objectives::{Curve, Family};
+use super::statistics::{mean, median};
+use super::{Options, peer, study};
+use phalanx_tuner::{Ask, Decision, Outcome};
+
+const CURVES: u64 = 100;
+/// The published figures are of these seeds.
+const MOST_SEEDS: u64 = 20;
+/// With as many epochs as one likes: no search gets to more trials than this, and their best is what regret is from.
+const STREAM: u64 = 2000;
+/// Epochs that every rule may use.
+const BUDGETS: [u64; 6] = [400, 712, 1000, 1500, 2500, 4000];
+const RULES: [&str; 6] = ["none", "median", "asha", "asha lower", "hyperband", "promote"];
+
+pub(crate) fn run(options: &Options) {
+    let seeds = options.seeds.min(MOST_SEEDS);
+    println!(
+        "early stopping, {CURVES} trials of {} epochs, {seeds} seeds: median epochs, median and mean regret",
+        Curve::EPOCHS
+    );
+    for family in [Family::Curves, Family::Late] {
+        for rule in RULES {
+            let runs: Vec<Run> = (0..seeds).map(|seed| Run::whole(family, rule, seed)).collect();
+            let epochs = median(&runs.iter().map(|run| run.epochs as f64).collect::<Vec<f64>>());
+            let regrets: Vec<f64> =
+                runs.iter().map(|run| run.best - least(family, run.seed, CURVES)).collect();
+            let (middle, mean) = (median(&regrets), mean(&regrets));
+            print!("  {family:?} {rule:10} {epochs:6.0} epochs, regret {middle:.5}, mean {mean:.5}");
+            let theirs = options.peer.then(|| peer::stopping(family, rule, seeds)).flatten();
+            println!(
+                "{}",
+                theirs.map_or(String::new(), |[theirs, middle, mean]| {
+                    format!(
+                        "   optuna {theirs:6.0}, {middle:.5}, {mean:.5}   {:.2}x the epochs",
+                        epochs / theirs
+                    )
+                })
+            );
+        }
+    }
+    equal_epochs(options, seeds);
+    if options.svg.is_some() {
+        draw_decisions(options);
+    }
+}
+
+/// Every rule with the same epochs to spend, on as many trials as it likes.
+fn equal_epochs(options: &Options, seeds: u64) {
+    println!("at equal epochs, mean regret after {BUDGETS:?}");
+    for family in [Family::Curves, Family::Late] {
+        let references: Vec<f64> = (0..seeds).map(|seed| least(family, seed, STREAM)).collect();
+        let mut lines = Vec::new();
+        for rule in RULES {
+            let runs: Vec<Run> = (0..seeds).map(|seed| Run::within(family, rule, seed)).collect();
+            let regret = |at: usize| {
+                mean(&runs.iter().zip(&references).map(|(run, r)| run.marks[at] - r).collect::<Vec<f64>>())
+            };
+            let regrets: Vec<f64> = (0..BUDGETS.len()).map(regret).collect();
+            let shown: Vec<String> = regrets.iter().map(|regret| format!("{regret:.4}")).collect();
+            print!("  {family:?} {rule:10} {}", shown.join(" "));
+            let theirs = options.peer.then(|| peer::equal_epochs(family, rule, seeds, &BUDGETS)).flatten();
+            println!(
+                "{}",
+                theirs.map_or(String::new(), |bests| {
+                    let shown: Vec<String> =
+                        bests.iter().map(|best| format!("{:.4}", best - mean(&references))).collect();
+                    format!("   optuna {}", shown.join(" "))
+                })
+            );
+            let points = BUDGETS.iter().zip(regrets).map(|(epochs, regret)| (*epochs as f64, regret));
+            lines.push(Line { name: rule.to_owned(), points: points.filter(|(_, y)| *y < 1.0).collect() });
+        }
+        let title = format!("{}: mean of {seeds} seeds", family.as_str());
+        let (x, y) = ("epochs spent", "regret");
+        options.draw(
+            &format!("stopping-{}", family.as_str()),
+            &Chart { title: &title, x, y, log: (true, true), lines },
+        );
+    }
+}
+
+fn least(family: Family, seed: u64, trials: u64) -> f64 {
+    let end = |trial| Curve::new(family, seed, trial).clean(Curve::EPOCHS);
+    (0..trials).map(end).fold(f64::INFINITY, f64::min)
+}
+
+/// One search.
+struct Run {
+    seed: u64,
+    epochs: u64,
+    /// The least loss, without noise, of a trial that went to its end; before there is one, that of a bad trial.
+    best: f64,
+    /// The same once each budget was spent.
+    marks: Vec<f64>,
+    /// Every trial's curve as far as it was run.
+    curves: Vec<Vec<(f64, f64)>>,
+}
+
+impl Run {
+    /// A hundred trials to their ends.
+    fn whole(family: Family, rule: &str, seed: u64) -> Run {
+        Run::of(family, rule, seed, CURVES, u64::MAX)
+    }
+
+    /// As many trials as the largest budget allows.
+    fn within(family: Family, rule: &str, seed: u64) -> Run {
+        Run::of(family, rule, seed, STREAM, BUDGETS[BUDGETS.len() - 1])
+    }
+
+    fn of(family: Family, rule: &str, seed: u64, trials: u64, budget: u64) -> Run {
+        const BAD: f64 = 1.0;
+        let lines = match rule {
+            "none" | "median" => format!("kind = \"{rule}\""),
+            "promote" => "kind = \"asha\"\nmode = \"promote\"\nmax = 81".to_owned(),
+            "asha lower" => "kind = \"asha\"\ncutoff = \"lower\"\nmax = 81".to_owned(),
+            _ => format!("kind = \"{rule}\"\nmode = \"stop\"\nmax = 81"),
+        };
+        let mut study = study(&format!(
+            "seed = {seed}\ntrials = {trials}\n[search]\nkind = \"random\"\n[stopping]\n{lines}\n"
+        ));
+        let mut run = Run { seed, epochs: 0, best: f64::INFINITY, marks: Vec::new(), curves: Vec::new() };
+        while run.epochs < budget
+            && let Ask::Trial(trial) = study.ask()
+        {
+            let curve = Curve::new(family, seed, trial.number);
+            run.curves.resize_with(study.trials().len(), Vec::new);
+            let done = study.trials()[trial.number as usize].last_report().map_or(0, |(step, _)| step);
+            let mut decision = Decision::Continue;
+            for epoch in done + 1..=Curve::EPOCHS {
+                if BUDGETS.contains(&run.epochs) && budget != u64::MAX {
+                    run.marks.push(run.best.min(BAD));
+                }
+                run.epochs += 1;
+                decision = study.report(trial.number, epoch, curve.loss(epoch)).expect("an open trial");
+                run.curves[trial.number as usize].push((epoch as f64, curve.loss(epoch)));
+                if decision != Decision::Continue {
+                    break;
+                }
+            }
+            if decision == Decision::Continue {
+                run.best = run.best.min(curve.clean(Curve::EPOCHS));
+            }
+            if decision != Decision::Pause {
+                study.tell(trial.number, Outcome::LastReport).expect("an open trial");
+            }
+            study.take_records();
+        }
+        run.marks.resize(BUDGETS.len(), run.best.min(BAD));
+        run
+    }
+}
+
+/// Which curves go on: all of one search, those that were run to their ends in colour.
+fn draw_decisions(options: &Options) {
+    for (rule, title) in [("asha", "asha, mode = stop"), ("promote", "asha, mode = promote")] {
+        let run = Run::whole(Family::Curves, rule, 0);
+        let (whole, cut): (Vec<_>, Vec<_>) =
+            run.curves.into_iter().partition(|curve| curve.last().is_some_and(|(epoch, _)| *epoch == 81.0));
+        let name = |at: usize| if at == 0 { "run to the end".to_owned() } else { "also".to_owned() };
+        let cut = cut.into_iter().map(|points| Line { name: String::new(), points });
+        let whole = whole.into_iter().enumerate().map(|(at, points)| Line { name: name(at), points });
+        let title = format!("{title}: {} epochs of {}", run.epochs, CURVES * Curve::EPOCHS);
+        let lines = cut.chain(whole.take(1)).collect();
+        let chart = Chart { title: &title, x: "epoch", y: "loss", log: (true, false), lines };
+        options.draw(&format!("curves-{rule}"), &chart);
+    }
+}
