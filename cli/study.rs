@@ -21,6 +21,7 @@ const READ_BYTES: usize = 64 << 10;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   phalanx study sweep.toml --journal sweep.log   go on where the journal ends
+  phalanx study wider.toml --learn sweep.log     begin with what another study found
   echo '{\"op\":\"ask\"}' | phalanx study sweep.toml
 
 Requests, one a line, and their answers:
@@ -34,9 +35,13 @@ pub(crate) struct StudyArgs {
     /// Keep every trial in this file, and go on from what is in it
     #[arg(long, value_name = "FILE")]
     journal: Option<PathBuf>,
+    /// Learn from the complete trials in the journal of another study; may be given more than once. A journal that has
+    /// begun knows them already
+    #[arg(long, value_name = "FILE")]
+    learn: Vec<PathBuf>,
 }
 
-pub(crate) fn run(global: &Global, args: &StudyArgs, _output: &Output) -> Result<(), Failure> {
+pub(crate) fn run(global: &Global, args: &StudyArgs, output: &Output) -> Result<(), Failure> {
     let file = JobFile::read(&args.file, global)?;
     let spec = file.problems_of_sweep().map_err(|problems| file.refused(&problems))?;
     let (mut study, mut journal) = match &args.journal {
@@ -48,9 +53,24 @@ pub(crate) fn run(global: &Global, args: &StudyArgs, _output: &Output) -> Result
             (study, Some(journal))
         }
     };
+    if study.trials().is_empty() {
+        args.learn.iter().try_for_each(|path| learn(&mut study, path, output))?;
+    }
     // A new study's first record says whose journal this is.
     commit(&mut study, journal.as_mut())?;
     serve(&mut study, journal.as_mut())
+}
+
+/// Takes in what the journal of another study has.
+fn learn(study: &mut Study, path: &Path, output: &Output) -> Result<(), Failure> {
+    let shown = path.display();
+    let failed =
+        |error: &dyn std::fmt::Display| Failure::usage(format!("cannot learn from {shown}: {error}"));
+    let bytes = std::fs::read(path).map_err(|error| failed(&error))?;
+    let (records, _) = log::decode(&bytes).map_err(|error| failed(&error))?;
+    let count = study.learn_from(&records).map_err(|error| failed(&error))?;
+    output.say(&format!("knows {count} trials of {shown}"));
+    Ok(())
 }
 
 /// Answers requests in order until stdin ends. Requests that are there together share one write of the journal.
