@@ -87,7 +87,6 @@ fn scenario(jobs: &[Job], nodes: u32, las: bool, elastic: bool, limits: bool) ->
             ..Capacity::default()
         },
         at: Time::ZERO,
-        links: None,
     };
     let job = |(at, job): (usize, &Job)| {
         let min = if elastic { job.gpus.div_ceil(4) } else { job.gpus };

@@ -111,8 +111,10 @@ fn gpus() -> Vec<Finding> {
         if let Some(note) = &inventory.note {
             findings.push(Finding::lacking("gpus left out", note.clone(), ""));
         }
-        for device in &inventory.devices {
-            let found = format!("{} {} {}", device.index, device.name, format_bytes(device.memory_bytes));
+        for (device, row) in inventory.devices.iter().zip(inventory.links.rows()) {
+            let row: Vec<String> = row.iter().map(ToString::to_string).collect();
+            let memory = format_bytes(device.memory_bytes);
+            let found = format!("{} {} {memory}, links {}", device.index, device.name, row.join(" "));
             findings.push(Finding::good("gpu", found));
         }
         findings.push(match phalanx_gpu::cuda_driver() {

@@ -3,7 +3,8 @@
 use clap::Args;
 use phalanx_core::quantity::{parse_bytes, parse_milli};
 use phalanx_core::resources::Capacity;
-use phalanx_core::{Cpus, NodeName};
+use phalanx_core::{Cpus, Device, Links, NodeName};
+use phalanx_gpu::Inventory;
 use std::collections::BTreeMap;
 use std::num::NonZero;
 
@@ -16,6 +17,9 @@ pub(crate) struct NodeArgs {
     /// GPUs to give away; declared where this machine has none [default: all it has]
     #[arg(long, value_name = "N")]
     pub(crate) gpus: Option<u32>,
+    /// How the GPUs are linked, where the driver does not say or says it wrong [default: as the driver says]
+    #[arg(long, value_name = "PRESET", value_parser = Links::PRESETS)]
+    pub(crate) gpu_links: Option<String>,
     /// Memory to give away, such as 64GiB [default: all of this machine]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub(crate) memory: Option<u64>,
@@ -31,6 +35,9 @@ impl NodeArgs {
         if let Some(gpus) = self.gpus {
             flags.extend(["--gpus".to_owned(), gpus.to_string()]);
         }
+        if let Some(preset) = &self.gpu_links {
+            flags.extend(["--gpu-links".to_owned(), preset.clone()]);
+        }
         if let Some(bytes) = self.memory {
             flags.extend(["--memory".to_owned(), bytes.to_string()]);
         }
@@ -41,19 +48,24 @@ impl NodeArgs {
     pub(crate) fn capacity(&self, labels: BTreeMap<String, String>) -> Capacity {
         let cores = || std::thread::available_parallelism().map_or(1, NonZero::get);
         let cpus = self.cpus.map_or_else(|| Cpus::from_cores(cores() as u32), Cpus::from_milli);
-        let devices = match self.gpus {
-            Some(0) => Vec::new(),
-            wanted => {
-                let real = phalanx_gpu::inventory(None).devices;
-                match wanted {
-                    Some(count) if real.is_empty() => phalanx_gpu::declared(count),
-                    Some(count) => real.into_iter().take(count as usize).collect(),
-                    None => real,
-                }
-            }
-        };
+        let (devices, links) = self.devices();
         let memory_bytes = self.memory.unwrap_or_else(|| memory_bytes().unwrap_or(0));
-        Capacity { cpus, memory_bytes, devices, custom: BTreeMap::new(), labels }
+        Capacity { cpus, memory_bytes, devices, custom: BTreeMap::new(), labels, links }
+    }
+
+    /// The GPUs, and how they reach each other: as the driver says, or as the flags declare.
+    fn devices(&self) -> (Vec<Device>, Links) {
+        let real = if self.gpus == Some(0) { Inventory::default() } else { phalanx_gpu::inventory(None) };
+        let (devices, links) = match self.gpus {
+            Some(count) if real.devices.is_empty() => (phalanx_gpu::declared(count), Links::default()),
+            Some(count) if (count as usize) < real.devices.len() => {
+                let kept: Vec<usize> = (0..count as usize).collect();
+                (real.devices.into_iter().take(kept.len()).collect(), real.links.among(&kept))
+            }
+            _ => (real.devices, real.links),
+        };
+        let declared = self.gpu_links.as_deref().and_then(|name| Links::preset(name, devices.len()));
+        (devices, declared.unwrap_or(links))
     }
 }
 
@@ -80,9 +92,12 @@ mod tests {
 
     #[test]
     fn flags_say_what_the_node_has() {
-        let args = NodeArgs { cpus: Some(1500), gpus: Some(2), memory: Some(1 << 30) };
-        assert_eq!(args.as_flags(), ["--cpus", "1.5", "--gpus", "2", "--memory", "1073741824"]);
+        let gpu_links = Some("pairs".to_owned());
+        let args = NodeArgs { cpus: Some(1500), gpus: Some(2), gpu_links, memory: Some(1 << 30) };
+        let flags = ["--cpus", "1.5", "--gpus", "2", "--gpu-links", "pairs", "--memory", "1073741824"];
+        assert_eq!(args.as_flags(), flags);
         let capacity = args.capacity(BTreeMap::new());
+        assert_eq!(capacity.links, Links::preset("pairs", 2).unwrap());
         assert_eq!(
             (capacity.cpus, capacity.memory_bytes, capacity.devices.len()),
             (Cpus::from_milli(1500), 1 << 30, 2)

@@ -1,5 +1,6 @@
 //! Problems of a file, all reported at once, each with its line and a caret.
 
+use crate::limits::PROBLEMS_TOLD;
 use std::fmt::{self, Write as _};
 use std::ops::Range;
 
@@ -50,9 +51,19 @@ impl Problems {
         Problems(vec![problem])
     }
 
+    /// In the order of the text, and no more of them than people read.
+    pub(crate) fn in_order(mut self) -> Self {
+        self.0.sort_by_key(|problem| problem.span.as_ref().map_or(0, |span| span.start));
+        if let Some(more) = self.0.len().checked_sub(PROBLEMS_TOLD).filter(|&more| more > 0) {
+            self.0.truncate(PROBLEMS_TOLD);
+            self.0.push(Problem::of_file(format!("and {more} problems more")));
+        }
+        self
+    }
+
     /// `Ok(value)` if there is no problem.
     pub fn into_result<T>(mut self, value: Option<T>) -> Result<T, Problems> {
-        self.0.sort_by_key(|problem| problem.span.as_ref().map_or(0, |span| span.start));
+        self = self.in_order();
         match value {
             Some(value) if self.0.is_empty() => Ok(value),
             _ if self.0.is_empty() => {
@@ -157,6 +168,14 @@ mod tests {
     fn a_span_beyond_the_text_does_no_harm() {
         let problems = Problems::one(Problem::at(90..100, "bad"));
         assert!(problems.render("f.toml", "ä").contains("f.toml:1:2"));
+    }
+
+    #[test]
+    fn of_very_many_problems_the_first_are_told() {
+        let many = (0..PROBLEMS_TOLD + 50).rev().map(|at| Problem::at(at..at + 1, format!("bad {at}")));
+        let told = Problems(many.collect()).into_result::<()>(None).unwrap_err();
+        assert_eq!((told.0.len(), told.0[0].message.as_str()), (PROBLEMS_TOLD + 1, "bad 0"));
+        assert!(told.to_string().ends_with("and 50 problems more"), "{told}");
     }
 
     #[test]

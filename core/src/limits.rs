@@ -4,8 +4,18 @@
 pub const JOB_NAME_BYTES: usize = 256;
 /// Largest job or sweep file, in bytes.
 pub const SPEC_FILE_BYTES: usize = 1 << 20;
-/// Largest scenario, in bytes.
-pub const SCENARIO_FILE_BYTES: usize = 256 << 20;
+/// Largest scenario, in bytes: about 300,000 jobs.
+pub const SCENARIO_FILE_BYTES: usize = 64 << 20;
+/// Largest trace of another scheduler, in bytes.
+pub const TRACE_FILE_BYTES: usize = 512 << 20;
+/// Most GPUs of a scenario, over all nodes.
+pub const SCENARIO_GPUS: usize = 1 << 20;
+/// Most workers of a scenario, over all jobs.
+pub const SCENARIO_RANKS: u64 = 8 << 20;
+/// Most GPUs of one node.
+pub const NODE_GPUS: u32 = 1_024;
+/// Problems of one file that are told; of more, how many there are.
+pub const PROBLEMS_TOLD: usize = 100;
 /// Most ranks in one gang.
 pub const GANG_WORKERS: u32 = 65_536;
 /// Longest line on the report socket, in bytes.

@@ -1,6 +1,7 @@
 //! Resources in integers: CPUs and custom resources in thousandths, memory in bytes, each GPU a device of 1000 shares.
 //! No float ever adds resources up, so ten workers of 0.1 GPU fit on one GPU.
 
+use crate::link::Links;
 use crate::quantity::{format_bytes, format_milli};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -126,6 +127,14 @@ pub struct Device {
     pub memory_bytes: u64,
 }
 
+impl Device {
+    /// Whether it is a MIG instance, a part of a GPU. CUDA shows a process one of these and no more (MIG user guide,
+    /// "CUDA visible devices").
+    pub fn is_instance(&self) -> bool {
+        self.uuid.starts_with("MIG-")
+    }
+}
+
 /// Part of a device, or all of it, as given to a rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct DeviceShare {
@@ -148,4 +157,7 @@ pub struct Capacity {
     pub custom: BTreeMap<String, u64>,
     /// Labels that selectors match.
     pub labels: BTreeMap<String, String>,
+    /// How the GPUs reach each other, in their order; empty where nobody has said.
+    #[serde(default, skip_serializing_if = "Links::is_empty")]
+    pub links: Links,
 }

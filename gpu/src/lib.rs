@@ -8,11 +8,10 @@
 mod declared;
 mod driver;
 mod libraries;
-mod link;
 mod probe;
 
 pub use declared::{declared, visible_devices};
 pub use driver::{ANSWER_TIMEOUT, Driver, DriverError, Usage, inventory, usage};
 pub use libraries::{cuda_driver, nccl};
-pub use link::{Link, Links};
+pub use phalanx_core::{Link, Links};
 pub use probe::Inventory;

@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use nvml_wrapper::Nvml;
 use nvml_wrapper::enum_wrappers::device::TopologyLevel;
 use nvml_wrapper::error::NvmlError;
-use phalanx_core::Device;
+use phalanx_core::{Device, Link, Links};
 use serde::Serialize;
 
 use crate::driver::{DriverError, Usage};
-use crate::link::{Link, Links};
 
 /// Most NVLinks that one GPU has (nvml.h, `NVML_NVLINK_MAX_LINKS`).
 const LINKS_PER_GPU: u32 = 18;

@@ -42,9 +42,10 @@ impl Kind {
     }
 }
 
-/// Amounts by kind; a kind that is not named is not limited, or not there.
+/// Amounts by kind; a kind that is not named is not limited, or not there. Sums are exact however much nodes say they have;
+/// what is read of them ends at the largest amount there is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Amounts(BTreeMap<Kind, u64>);
+pub struct Amounts(BTreeMap<Kind, u128>);
 
 impl From<&Limits> for Amounts {
     fn from(limits: &Limits) -> Self {
@@ -79,17 +80,17 @@ impl From<&Amounts> for Limits {
 impl Amounts {
     /// Sets a kind.
     pub fn set(&mut self, kind: Kind, amount: u64) {
-        self.0.insert(kind, amount);
+        self.0.insert(kind, u128::from(amount));
     }
 
     /// How much of a kind; 0 where it is not named.
     pub fn get(&self, kind: &Kind) -> u64 {
-        self.0.get(kind).copied().unwrap_or(0)
+        self.0.get(kind).map_or(0, |&amount| shown(amount))
     }
 
     /// All kinds that are named.
     pub fn iter(&self) -> impl Iterator<Item = (&Kind, u64)> {
-        self.0.iter().map(|(kind, &amount)| (kind, amount))
+        self.0.iter().map(|(kind, &amount)| (kind, shown(amount)))
     }
 
     /// Whether nothing is named.
@@ -101,7 +102,7 @@ impl Amounts {
     pub(crate) fn of_bundles<'a>(bundles: impl IntoIterator<Item = &'a Bundle>) -> Self {
         let mut amounts = Amounts::default();
         for bundle in bundles {
-            amounts.change(&bundle.takes, |now, taken| now + taken);
+            amounts.take(&bundle.takes);
         }
         amounts
     }
@@ -112,18 +113,19 @@ impl Amounts {
         amounts.set(Kind::Gpu, capacity.devices.len() as u64 * WHOLE);
         amounts.set(Kind::Cpu, capacity.cpus.milli());
         amounts.set(Kind::Memory, capacity.memory_bytes);
-        amounts.0.extend(capacity.custom.iter().map(|(name, &milli)| (Kind::Custom(name.clone()), milli)));
+        for (name, &milli) in &capacity.custom {
+            amounts.set(Kind::Custom(name.clone()), milli);
+        }
         amounts
     }
 
-    fn change(&mut self, each: &Resources, change: impl Fn(u64, u64) -> u64) {
+    fn take(&mut self, each: &Resources) {
         let fixed = [Kind::Gpu, Kind::Cpu, Kind::Memory];
         let custom = each.custom.keys().map(|name| Kind::Custom(name.clone()));
         for kind in fixed.into_iter().chain(custom) {
-            let asked = kind.of(each);
+            let asked = u128::from(kind.of(each));
             if asked > 0 {
-                let slot = self.0.entry(kind).or_insert(0);
-                *slot = change(*slot, asked);
+                *self.0.entry(kind).or_insert(0) += asked;
             }
         }
     }
@@ -132,7 +134,7 @@ impl Amounts {
         for (kind, &amount) in &other.0 {
             match self.0.get_mut(kind) {
                 Some(slot) => *slot += amount,
-                None => self.set(kind.clone(), amount),
+                None => drop(self.0.insert(kind.clone(), amount)),
             }
         }
     }
@@ -145,4 +147,8 @@ impl Amounts {
             }
         }
     }
+}
+
+fn shown(amount: u128) -> u64 {
+    u64::try_from(amount).unwrap_or(u64::MAX)
 }

@@ -162,7 +162,11 @@ fn too_large(cluster: &Cluster, gang: &GangSpec) -> Finding {
         |(_, node)| format!("the largest node, {}, has {}", node.name, describe_capacity(node, gang)),
     );
     let most = largest.map_or(0, |(_, node)| room(node));
+    let instances = gang.each.gpus.devices() > 1 && matching.iter().any(|(_, node)| node.is_split());
     let advice = match gang.placement {
+        _ if most == 0 && instances => {
+            "MIG instances are used one a worker: ask for `gpus = 1` and more workers".to_owned()
+        }
         _ if most == 0 => "ask for less per worker or add a larger node".to_owned(),
         Placement::StrictPack => {
             let most = plural(u64::from(most), "worker");

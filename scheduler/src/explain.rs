@@ -118,6 +118,11 @@ fn total_of(node: &Node, kind: &str) -> u64 {
     }
 }
 
+/// A sum that ends at the largest amount there is.
+fn total(amounts: impl Iterator<Item = u64>) -> u64 {
+    amounts.fold(0, u64::saturating_add)
+}
+
 fn held_of(node: &Node, attempt: AttemptId, kind: &str) -> u64 {
     let bundles = node.held.get(&attempt).into_iter().flatten();
     bundles.map(|bundle| each_of(&bundle.takes, kind)).sum()
@@ -139,7 +144,7 @@ pub(crate) fn shortage(cluster: &Cluster, gang: &GangSpec) -> (String, Vec<JobId
     // What binds is the kind of which the fewest workers find enough, were it the only one asked for.
     let alone = |kind: &&str| -> u64 {
         let times = |node: &&Node| free_of(node, kind).checked_div(each_of(&gang.each, kind)).unwrap_or(0);
-        nodes.iter().filter(|node| node.schedulable).map(times).sum()
+        total(nodes.iter().filter(|node| node.schedulable).map(times))
     };
     let Some(&binding) = kinds.iter().min_by_key(|kind| alone(kind)) else {
         return (format!("{}; no node takes new work", asks(gang)), Vec::new());
@@ -178,9 +183,9 @@ pub(crate) fn shortage(cluster: &Cluster, gang: &GangSpec) -> (String, Vec<JobId
                 let held = cluster
                     .queues()
                     .map(|queue| cluster.usage(queue).map_or(0, |usage| usage.held.get(&kind)));
-                cluster.total.get(&kind).saturating_sub(held.sum())
+                cluster.total.get(&kind).saturating_sub(total(held))
             } else {
-                nodes.iter().map(|node| free_of(node, binding)).sum()
+                total(nodes.iter().map(|node| free_of(node, binding)))
             };
             let wanted = each_of(&gang.each, binding);
             let all = amount(binding, wanted.saturating_mul(u64::from(workers)));
@@ -201,7 +206,8 @@ fn holders(cluster: &Cluster, nodes: &[&Node], kind: &str) -> Vec<(AttemptId, u6
     let mut held: BTreeMap<AttemptId, u64> = BTreeMap::new();
     for node in nodes {
         for &attempt in node.held.keys().filter(|&&attempt| cluster.holder(attempt).is_some()) {
-            *held.entry(attempt).or_default() += held_of(node, attempt, kind);
+            let sum = held.entry(attempt).or_default();
+            *sum = sum.saturating_add(held_of(node, attempt, kind));
         }
     }
     let mut held: Vec<(AttemptId, u64)> = held.into_iter().filter(|&(_, amount)| amount > 0).collect();

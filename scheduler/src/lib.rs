@@ -11,6 +11,7 @@ mod bundle;
 mod check;
 mod cluster;
 mod decide;
+mod devices;
 mod explain;
 mod grow;
 mod index;

@@ -1,7 +1,8 @@
 //! One node: what it has, what is free of it, who holds the rest.
 
 use crate::bundle::Bundle;
-use phalanx_core::resources::{Capacity, WHOLE};
+use crate::devices::{Linkage, best_linked, linkage};
+use phalanx_core::resources::{Capacity, Device, WHOLE};
 use phalanx_core::spec::{GangSpec, LabelRule};
 use phalanx_core::{AttemptId, DeviceShare, GpuRequest, NodeName, Rank, Resources};
 use std::collections::BTreeMap;
@@ -21,6 +22,8 @@ pub(crate) struct DeviceState {
     pub(crate) free: u16,
     /// Not given out, whatever is free of it.
     pub(crate) quarantined: bool,
+    /// A MIG instance: a process sees no second one beside it.
+    pub(crate) instance: bool,
 }
 
 /// A node that stands.
@@ -93,12 +96,12 @@ pub(crate) enum Ground<'a> {
 impl Node {
     /// A node that has of its devices what `parts` says by index, and the whole of those that are not named there.
     pub(crate) fn new(name: NodeName, capacity: Capacity, parts: &BTreeMap<u32, u16>) -> Self {
-        let device = |index| {
-            let total = parts.get(&index).copied().unwrap_or(WHOLE_SHARE);
-            DeviceState { index, total, free: total, quarantined: false }
+        let device = |described: &Device| {
+            let total = parts.get(&described.index).copied().unwrap_or(WHOLE_SHARE);
+            let (index, instance) = (described.index, described.is_instance());
+            DeviceState { index, total, free: total, quarantined: false, instance }
         };
-        let devices: Vec<DeviceState> =
-            capacity.devices.iter().map(|described| device(described.index)).collect();
+        let devices: Vec<DeviceState> = capacity.devices.iter().map(device).collect();
         let whole = devices.iter().filter(|device| device.free == WHOLE_SHARE).count();
         Node {
             name,
@@ -190,18 +193,37 @@ impl Node {
     }
 
     fn device_room(&self, gpus: GpuRequest, ground: Ground<'_>) -> u32 {
-        let positions = 0..self.devices.len();
         match (gpus, ground) {
             (GpuRequest::None, _) => u32::MAX,
-            (GpuRequest::Whole(devices), Ground::Free) => self.whole_free / devices,
-            (GpuRequest::Whole(devices), _) => {
-                let whole = positions.filter(|&at| self.device_free(at, ground) == WHOLE_SHARE);
-                whole.count() as u32 / devices
+            (GpuRequest::Whole(devices), Ground::Free) if devices == 1 || !self.is_split() => {
+                self.whole_free / devices
             }
+            (GpuRequest::Whole(devices), _) => self.whole(devices, ground).count() as u32 / devices,
             (GpuRequest::Share(shares), _) => {
+                let positions = 0..self.devices.len();
                 positions.filter(|&at| self.device_free(at, ground) >= shares).count() as u32
             }
         }
+    }
+
+    /// Whether GPUs are split into MIG instances here.
+    pub(crate) fn is_split(&self) -> bool {
+        // NVIDIA's devices of one machine are mostly all split or none.
+        self.devices.iter().any(|device| device.instance)
+    }
+
+    /// The places of wholly free devices of which a rank may have so many.
+    fn whole(&self, devices: u32, ground: Ground<'_>) -> impl Iterator<Item = usize> {
+        let may = move |at: &usize| devices == 1 || !self.devices[*at].instance;
+        (0..self.devices.len()).filter(move |at| self.device_free(*at, ground) == WHOLE_SHARE && may(at))
+    }
+
+    /// How the devices are linked that so many ranks would get; the caller knows that there is room.
+    pub(crate) fn linkage(&self, gpus: GpuRequest, ranks: u32, ground: Ground<'_>) -> Linkage {
+        let GpuRequest::Whole(devices) = gpus else { return Linkage::default() };
+        let whole: Vec<usize> = self.whole(devices, ground).collect();
+        let links = &self.capacity.links;
+        linkage(links, &best_linked(links, &whole, (devices * ranks) as usize))
     }
 
     /// Bundles for these ranks; the caller knows that there is room.
@@ -220,16 +242,24 @@ impl Node {
         match gpus {
             GpuRequest::None => Vec::new(),
             GpuRequest::Whole(devices) => {
-                let whole: Vec<usize> =
-                    (0..self.devices.len()).filter(|at| free(at) == WHOLE_SHARE).collect();
-                let sets = whole.chunks_exact(devices as usize).take(ranks);
+                let whole: Vec<usize> = self.whole(devices, ground).collect();
+                let links = &self.capacity.links;
+                let mut left = best_linked(links, &whole, devices as usize * ranks);
+                let sets = (0..ranks).map(|_| {
+                    let set = best_linked(links, &left, devices as usize);
+                    left.retain(|at| !set.contains(at));
+                    set
+                });
                 sets.map(|set| set.iter().map(|at| share(at, WHOLE_SHARE)).collect()).collect()
             }
             GpuRequest::Share(shares) => {
-                let mut fitting: Vec<usize> =
-                    (0..self.devices.len()).filter(|at| free(at) >= shares).collect();
+                let partial = (0..self.devices.len()).filter(|at| (shares..WHOLE_SHARE).contains(&free(at)));
+                let mut fitting: Vec<usize> = partial.collect();
                 fitting.sort_by_key(|at| (free(at), *at));
-                fitting.iter().take(ranks).map(|at| vec![share(at, shares)]).collect()
+                fitting.truncate(ranks);
+                let whole: Vec<usize> = self.whole(1, ground).collect();
+                fitting.extend(best_linked(&self.capacity.links, &whole, ranks - fitting.len()));
+                fitting.iter().map(|at| vec![share(at, shares)]).collect()
             }
         }
     }

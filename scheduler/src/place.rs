@@ -3,12 +3,16 @@
 use crate::assign;
 use crate::bundle::Bundle;
 use crate::cluster::Cluster;
+use crate::devices::Linkage;
 use crate::index::Slot;
 use crate::node::{Ground, Kept, NOTHING, Node};
 use phalanx_core::spec::{GangSpec, Placement};
 use phalanx_core::{GpuRequest, Rank};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+
+/// Nodes that are as tight as the first whose links are looked at too.
+const LINKED_NODES: usize = 8;
 
 /// Ranks by node.
 pub(crate) type Layout = Vec<(Slot, Vec<Rank>)>;
@@ -118,10 +122,28 @@ impl<'a> Search<'a> {
         rooms.filter(|&(room, _)| room > 0).collect()
     }
 
-    /// The node that so many ranks fill best.
+    /// The node that so many ranks fill best; of those that are as tight, one whose devices are linked best.
     fn one_node(&self, workers: u32, bare_only: bool, but: &BTreeSet<Slot>) -> Option<Slot> {
         let fits = |slot: &Slot| !but.contains(slot) && self.room(*slot) >= workers;
-        self.cluster.index.tightest(&self.gang.each, workers, bare_only).find(fits)
+        let mut tightest = self.cluster.index.tightest(&self.gang.each, workers, bare_only);
+        let first = tightest.find(fits)?;
+        let node = self.cluster.node(first)?;
+        let GpuRequest::Whole(devices) = self.gang.each.gpus else { return Some(first) };
+        if devices.saturating_mul(workers) < 2 || node.capacity.links.is_empty() {
+            return Some(first);
+        }
+        let is_as_tight =
+            |slot: &Slot| self.cluster.node(*slot).is_some_and(|other| other.whole_free == node.whole_free);
+        let others = tightest.take(LINKED_NODES).take_while(is_as_tight).filter(fits);
+        std::iter::once(first).chain(others).min_by_key(|&slot| self.linkage(slot, workers))
+    }
+
+    /// How the devices are linked that so many ranks would get on a node.
+    fn linkage(&self, slot: Slot, workers: u32) -> Linkage {
+        let Some(node) = self.cluster.node(slot) else { return Linkage::default() };
+        let kept = self.keeper.and_then(|keeper| keeper.kept(slot, node));
+        let ground = kept.as_ref().map_or(Ground::Free, |kept| Ground::With { given: &NOTHING, kept });
+        node.linkage(self.gang.each.gpus, workers, ground)
     }
 
     /// Work without GPUs had rather have several nodes without than one with.

@@ -132,7 +132,7 @@ impl Standing {
                 .iter()
                 .map(|(name, milli)| (name.clone(), milli.saturating_mul(count)))
                 .collect(),
-            labels: BTreeMap::new(),
+            ..Capacity::default()
         };
         let mut whole = Cluster::new();
         whole.set_part(name, capacity, &parts);
@@ -198,8 +198,10 @@ fn part_of(whole: &Capacity, bundles: &[&Bundle]) -> (Capacity, BTreeMap<u32, u1
         }
     }
     part.cpus = phalanx_core::Cpus::from_milli(cpus);
-    part.devices =
-        whole.devices.iter().filter(|device| shares.contains_key(&device.index)).cloned().collect();
+    let own: Vec<usize> =
+        (0..whole.devices.len()).filter(|&at| shares.contains_key(&whole.devices[at].index)).collect();
+    part.devices = own.iter().map(|&at| whole.devices[at].clone()).collect();
+    part.links = whole.links.among(&own);
     (part, shares)
 }
 

@@ -6,6 +6,7 @@ use phalanx_core::spec::{BundleSpec, GangSpec, Workers};
 use phalanx_core::{AttemptId, Cpus, GpuRequest, JobId, LabelRule, NodeName, Placement, Time};
 use std::collections::{BTreeMap, BTreeSet};
 
+mod links;
 mod properties;
 mod standing;
 
@@ -22,6 +23,7 @@ fn capacity(cpus: u32, gpus: u32, labels: &[(&str, &str)]) -> Capacity {
         devices: (0..gpus).map(device).collect(),
         custom: BTreeMap::new(),
         labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        ..Capacity::default()
     }
 }
 

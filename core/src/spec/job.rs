@@ -144,7 +144,7 @@ pub(super) fn parse_document(text: &str, limit_bytes: usize) -> Result<Spanned<D
         span: error.span(),
         help: None,
     };
-    Err(Problems(errors.iter().map(problem).collect()))
+    Err(Problems(errors.iter().map(problem).collect()).in_order())
 }
 
 /// Reads a job; `others` are keys of the file that are read elsewhere.

@@ -18,7 +18,7 @@ pub use group::{DEFAULT_NAMESPACE, GroupName, GroupSpec};
 pub use job::{CheckpointPolicy, JobSpec, MetricMode, ProgramSpec, Work};
 pub use params::{Condition, Domain, ParamSpec, ParamValue, Params};
 pub use queue::{DEFAULT_QUEUE, Limits, QueueSpec, SchedulingSpec};
-pub use scenario::{Happening, Link, Scenario, ScenarioEvent, ScenarioJob, ScenarioNode};
+pub use scenario::{Happening, Scenario, ScenarioEvent, ScenarioJob, ScenarioNode};
 pub use search::{Cutoff, Halving, HalvingMode, Pace, Population, Search, Stopping};
 pub use service::{ServiceSpec, parse_queues};
 pub use sweep::{Constraint, Objective, SweepSpec, is_sweep};

@@ -1,14 +1,18 @@
 //! A scenario for the scheduler: nodes, queues, jobs and events on a virtual clock.
 
+mod json;
+mod write;
+
 use super::gang::{self, GangSpec};
 use super::job::parse_document;
 use super::queue::{
     DEFAULT_QUEUE, QueueSpec, SchedulingSpec, read_new_name, read_queues, read_resources, read_scheduling,
 };
-use super::reader::{Sink, Table, Value, read_positive, read_seconds};
+use super::reader::{Sink, Table, read_positive, read_seconds};
 use crate::diagnostic::{Problem, Problems};
 use crate::id::NodeName;
-use crate::limits::{GANG_WORKERS, SCENARIO_FILE_BYTES};
+use crate::limits::{NODE_GPUS, SCENARIO_FILE_BYTES, SCENARIO_GPUS, SCENARIO_RANKS};
+use crate::link::{Link, Links};
 use crate::resources::{Capacity, Cpus, Device, WHOLE};
 use crate::time::Time;
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,60 +44,6 @@ pub struct ScenarioNode {
     pub capacity: Capacity,
     /// When it first joins.
     pub at: Time,
-    /// How its GPUs are linked: a row per device.
-    pub links: Option<Vec<Vec<Link>>>,
-}
-
-/// How two GPUs of a node are linked, the best first, as `nvidia-smi topo -m` prints it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Link {
-    /// The device itself.
-    Own,
-    /// So many bonded NVLinks.
-    NvLink(u8),
-    /// One PCIe switch.
-    Pix,
-    /// Several PCIe switches.
-    Pxb,
-    /// A PCIe host bridge.
-    Phb,
-    /// Host bridges of one NUMA node.
-    Node,
-    /// Between NUMA nodes.
-    Sys,
-}
-
-impl Link {
-    /// Reads a cell of the matrix.
-    pub fn parse(text: &str) -> Option<Link> {
-        match text {
-            "X" => Some(Link::Own),
-            "PIX" => Some(Link::Pix),
-            "PXB" => Some(Link::Pxb),
-            "PHB" => Some(Link::Phb),
-            "NODE" => Some(Link::Node),
-            "SYS" => Some(Link::Sys),
-            _ => {
-                let count: u8 = text.strip_prefix("NV")?.parse().ok()?;
-                (count > 0).then_some(Link::NvLink(count))
-            }
-        }
-    }
-
-    /// Matrices known by name for so many devices: `nvswitch` (every pair by 18 NVLinks), `dgx-a100` (by 12), `pairs`
-    /// (neighbours by 4 NVLinks, else across host bridges), `pcie` (groups of four under one switch, else across
-    /// sockets).
-    pub fn preset(name: &str, devices: usize) -> Option<Vec<Vec<Link>>> {
-        let link = |a: usize, b: usize| match name {
-            _ if a == b => Some(Link::Own),
-            "nvswitch" => Some(Link::NvLink(18)),
-            "dgx-a100" => Some(Link::NvLink(12)),
-            "pairs" => Some(if a / 2 == b / 2 { Link::NvLink(4) } else { Link::Phb }),
-            "pcie" => Some(if a / 4 == b / 4 { Link::Pix } else { Link::Sys }),
-            _ => None,
-        };
-        (0..devices).map(|a| (0..devices).map(|b| link(a, b)).collect()).collect()
-    }
 }
 
 /// A job.
@@ -163,13 +113,32 @@ impl Scenario {
         };
         let mut toml = String::with_capacity(text.len());
         for (name, value) in &tables {
-            let _ = write!(toml, "{} = ", quoted(name));
-            write_toml(value, &mut toml).map_err(refuse)?;
+            let _ = write!(toml, "{} = ", json::quoted(name));
+            json::to_toml(value, &mut toml).map_err(refuse)?;
             toml.push('\n');
         }
         let unplaced = |problem: Problem| Problem { span: None, ..problem };
         Scenario::parse(&toml).map_err(|problems| Problems(problems.0.into_iter().map(unplaced).collect()))
     }
+}
+
+impl Scenario {
+    /// Whether it keeps to the bounds of a simulation; the message says which it does not.
+    pub fn check_size(&self) -> Result<(), String> {
+        let gpus: usize = self.nodes.iter().map(|node| node.capacity.devices.len()).sum();
+        let ranks: u64 = self.jobs.iter().map(|job| u64::from(job.gang.workers.max)).sum();
+        if gpus > SCENARIO_GPUS {
+            return Err(too_many_gpus(gpus));
+        }
+        if ranks > SCENARIO_RANKS {
+            return Err(format!("the jobs have {ranks} workers; a scenario has at most {SCENARIO_RANKS}"));
+        }
+        Ok(())
+    }
+}
+
+fn too_many_gpus(gpus: usize) -> String {
+    format!("the nodes have {gpus} GPUs; a scenario has at most {SCENARIO_GPUS}")
 }
 
 fn check_size(text: &str) -> Result<(), Problems> {
@@ -180,68 +149,31 @@ fn check_size(text: &str) -> Result<(), Problems> {
     Err(Problems::one(Problem::of_file(message)))
 }
 
-fn quoted(text: &str) -> String {
-    let mut out = String::from("\"");
-    for letter in text.chars() {
-        match letter {
-            '"' | '\\' => out.extend(['\\', letter]),
-            _ if letter.is_control() => {
-                let _ = write!(out, "\\u{:04X}", u32::from(letter));
-            }
-            _ => out.push(letter),
-        }
-    }
-    out.push('"');
-    out
-}
-
-fn write_toml(value: &serde_json::Value, out: &mut String) -> Result<(), String> {
-    use serde_json::Value as Json;
-    match value {
-        Json::Null => return Err("null is no value here; leave the key out".to_owned()),
-        Json::Bool(flag) => out.push_str(if *flag { "true" } else { "false" }),
-        Json::Number(number) => {
-            let _ = write!(out, "{number}");
-        }
-        Json::String(text) => out.push_str(&quoted(text)),
-        Json::Array(items) => {
-            out.push('[');
-            for item in items {
-                write_toml(item, out)?;
-                out.push(',');
-            }
-            out.push(']');
-        }
-        Json::Object(fields) => {
-            out.push('{');
-            for (at, (name, field)) in fields.iter().enumerate() {
-                let comma = if at > 0 { ", " } else { "" };
-                let _ = write!(out, "{comma}{} = ", quoted(name));
-                write_toml(field, out)?;
-            }
-            out.push('}');
-        }
-    }
-    Ok(())
-}
-
 fn read(table: Table<'_>) -> Scenario {
     let mut names = Names::default();
-    let nodes = table.tables("node").into_iter().filter_map(|node| read_node(node, &mut names)).collect();
+    let nodes: Vec<ScenarioNode> =
+        table.tables("node").into_iter().filter_map(|node| read_node(node, &mut names)).collect();
     let queues = read_queues(&table, &mut names.queues, &BTreeMap::new());
-    let jobs = table.tables("job").into_iter().filter_map(|job| read_job(job, &mut names)).collect();
+    let jobs: Vec<ScenarioJob> =
+        table.tables("job").into_iter().filter_map(|job| read_job(job, &mut names)).collect();
     let events = table.tables("event").into_iter().filter_map(|event| read_event(event, &names)).collect();
     let policy = table.table("policy").map(read_scheduling).unwrap_or_default();
-    table.finish();
-    Scenario { nodes, queues, jobs, events, policy }
+    table.note_unknown();
+    let scenario = Scenario { nodes, queues, jobs, events, policy };
+    if let Err(message) = scenario.check_size() {
+        table.note(Problem::of_file(message));
+    }
+    scenario
 }
 
-/// Names in use, to refuse those that come twice and those that nothing has.
+/// Names in use, to refuse those that come twice and those that nothing has, and what many nodes have in common.
 #[derive(Default)]
 struct Names {
     nodes: BTreeSet<String>,
     queues: BTreeSet<String>,
     jobs: BTreeSet<String>,
+    gpus: usize,
+    presets: BTreeMap<(String, usize), Links>,
 }
 
 fn read_node(table: Table<'_>, names: &mut Names) -> Option<ScenarioNode> {
@@ -253,7 +185,15 @@ fn read_node(table: Table<'_>, names: &mut Names) -> Option<ScenarioNode> {
             None
         }
     });
-    let gpus = table.integer("gpus", 0..=i64::from(GANG_WORKERS)).unwrap_or(0) as u32;
+    let mut gpus = table.integer("gpus", 0..=i64::from(NODE_GPUS)).unwrap_or(0) as u32;
+    names.gpus += gpus as usize;
+    if names.gpus > SCENARIO_GPUS {
+        // Nothing is made of these, and they are told once.
+        if names.gpus - gpus as usize <= SCENARIO_GPUS {
+            table.problem(table.span_of("gpus"), too_many_gpus(names.gpus));
+        }
+        gpus = 0;
+    }
     let device =
         |index: u32| Device { index, uuid: index.to_string(), name: "GPU".to_owned(), memory_bytes: 0 };
     let capacity = Capacity {
@@ -262,51 +202,58 @@ fn read_node(table: Table<'_>, names: &mut Names) -> Option<ScenarioNode> {
         devices: (0..gpus).map(device).collect(),
         custom: read_resources(&table),
         labels: table.text_map("labels"),
+        links: read_links(&table, gpus as usize, &mut names.presets),
     };
-    let (at, links) = (read_time(&table, "at"), read_links(&table, gpus as usize));
+    let at = read_time(&table, "at");
     table.finish();
-    Some(ScenarioNode { name: name?, capacity, at: at.unwrap_or_default(), links })
+    Some(ScenarioNode { name: name?, capacity, at: at.unwrap_or_default() })
 }
 
-fn read_links(table: &Table<'_>, devices: usize) -> Option<Vec<Vec<Link>>> {
-    let value = table.value("gpu_links")?;
-    let problem = |message: String| {
-        table.problem(value.span(), message);
-        None
+/// A matrix, the table that `nvidia-smi topo -m` prints, or the name of a preset; nothing is known without it.
+fn read_links(
+    table: &Table<'_>,
+    devices: usize,
+    presets: &mut BTreeMap<(String, usize), Links>,
+) -> Links {
+    let Some(value) = table.value("gpu_links") else { return Links::default() };
+    let read = match value.get_ref() {
+        DeValue::String(text) if text.trim().contains('\n') => Links::parse_table(text),
+        DeValue::String(name) => match presets.get(&(name.to_string(), devices)) {
+            Some(known) => Ok(known.clone()),
+            None => read_preset(name, devices)
+                .inspect(|links| drop(presets.insert((name.to_string(), devices), links.clone()))),
+        },
+        DeValue::Array(rows) => read_matrix(rows),
+        _ => Err("it is a matrix, or the name of a preset".to_owned()),
     };
-    match value.get_ref() {
-        DeValue::String(name) => Link::preset(name, devices).or_else(|| {
-            problem(format!(
-                "`gpu_links` knows no preset \"{name}\"; there are nvswitch, dgx-a100, pairs and pcie"
-            ))
-        }),
-        DeValue::Array(rows) => {
-            let cell = |cell: Value<'_>| match cell.get_ref() {
-                DeValue::String(text) => Link::parse(text),
-                _ => None,
-            };
-            let row = |row: Value<'_>| match row.get_ref() {
-                DeValue::Array(cells) => cells.iter().map(cell).collect::<Option<Vec<Link>>>(),
-                _ => None,
-            };
-            let Some(links) = rows.iter().map(row).collect::<Option<Vec<Vec<Link>>>>() else {
-                return problem("`gpu_links` is a matrix of X, NV1…, PIX, PXB, PHB, NODE and SYS".to_owned());
-            };
-            let square = links.len() == devices && links.iter().all(|row| row.len() == devices);
-            let mirrored = square
-                && (0..devices).all(|a| {
-                    (0..devices).all(|b| links[a][b] == links[b][a] && (links[a][b] == Link::Own) == (a == b))
-                });
-            if mirrored {
-                Some(links)
-            } else {
-                problem(format!(
-                    "`gpu_links` must be {devices} rows of {devices}, the same both ways, with X between a device and itself"
-                ))
-            }
-        }
-        _ => problem("`gpu_links` is a matrix or the name of a preset".to_owned()),
-    }
+    let read = read.and_then(|links| match links.len() == devices {
+        true => Ok(links),
+        false => Err(format!("it must be {devices} rows of {devices}, one a GPU")),
+    });
+    read.unwrap_or_else(|message| {
+        table.problem(value.span(), format!("`{}`: {message}", table.path_of("gpu_links")));
+        Links::default()
+    })
+}
+
+fn read_preset(name: &str, devices: usize) -> Result<Links, String> {
+    Links::preset(name, devices).ok_or_else(|| {
+        let presets = Links::PRESETS.join(", ");
+        format!("no preset is called \"{name}\" for {devices} GPUs; there are {presets} (dgx-1 for eight)")
+    })
+}
+
+fn read_matrix(rows: &[toml::Spanned<DeValue<'_>>]) -> Result<Links, String> {
+    let cell = |cell: &toml::Spanned<DeValue<'_>>| match cell.get_ref() {
+        DeValue::String(text) => Link::parse(text),
+        _ => None,
+    };
+    let row = |row: &toml::Spanned<DeValue<'_>>| match row.get_ref() {
+        DeValue::Array(cells) => cells.iter().map(cell).collect::<Option<Vec<Link>>>(),
+        _ => None,
+    };
+    let rows: Option<Vec<Vec<Link>>> = rows.iter().map(row).collect();
+    Links::new(rows.ok_or("it is a matrix of X, NV1…, PIX, PXB, PHB, NODE and SYS")?)
 }
 
 fn read_time(table: &Table<'_>, key: &'static str) -> Option<Time> {
@@ -384,129 +331,4 @@ impl ScenarioNode {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SMALL: &str = r#"
-        [[node]]
-        name = "a"
-        cpus = 8
-        gpus = 2
-        memory = "1GiB"
-        labels = { zone = "x" }
-        resources = { license = 1.5 }
-        gpu_links = [["X", "NV4"], ["NV4", "X"]]
-        [[queue]]
-        name = "q"
-        weight = 2.5
-        guaranteed = { gpus = 1 }
-        discipline = "las"
-        [[job]]
-        name = "j"
-        at = 0.5
-        seconds = 10
-        queue = "q"
-        gang = { workers = { min = 1, max = 2 }, gpus = 1, efficiency = 0.9 }
-        [[event]]
-        at = 3
-        cancel = "j"
-        [policy]
-        grace_seconds = 30
-        max_bypass = 3
-    "#;
-
-    fn problems(text: &str) -> String {
-        let problems = Scenario::parse(text).unwrap_err();
-        problems.0.iter().map(|problem| problem.message.clone()).collect::<Vec<_>>().join("; ")
-    }
-
-    #[test]
-    fn reads_what_the_format_has() {
-        let scenario = Scenario::parse(SMALL).unwrap();
-        assert_eq!(scenario.nodes[0].capacity.custom["license"], 1500);
-        assert_eq!(scenario.nodes[0].gpu_shares(), 2000);
-        assert_eq!(scenario.nodes[0].links.as_ref().unwrap()[0][1], Link::NvLink(4));
-        assert!(scenario.queues[0].las && scenario.queues[0].guaranteed.gpus == Some(1000));
-        assert_eq!(scenario.jobs[0].at.as_micros(), 500_000);
-        assert_eq!((scenario.jobs[0].efficiency, scenario.jobs[0].gang.workers.max), (0.9, 2));
-        assert_eq!(scenario.events[0].what, Happening::Cancel("j".into()));
-        assert_eq!(
-            (scenario.policy.grace, scenario.policy.max_bypass),
-            (Some(Duration::from_secs(30)), Some(3))
-        );
-    }
-
-    #[test]
-    fn json_says_the_same() {
-        let json = r#"{"node":[{"name":"a","cpus":8,"gpus":2,"memory":1073741824,"labels":{"zone":"x"},
-            "resources":{"license":1.5},"gpu_links":[["X","NV4"],["NV4","X"]]}],
-            "queue":[{"name":"q","weight":2.5,"guaranteed":{"gpus":1},"discipline":"las"}],
-            "job":[{"name":"j","at":0.5,"seconds":10,"queue":"q",
-                    "gang":{"workers":{"min":1,"max":2},"gpus":1,"efficiency":0.9}}],
-            "event":[{"at":3,"cancel":"j"}],"policy":{"grace_seconds":30,"max_bypass":3}}"#;
-        assert_eq!(Scenario::parse_json(json), Scenario::parse(SMALL));
-        for bad in ["", "[]", "{\"job\":[{\"name\":null}]}", "{\"jobs\":[]}", "{\"a\\u0000\":1}"] {
-            assert!(Scenario::parse_json(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn every_problem_is_told_at_once() {
-        let text = problems(
-            r#"
-            [[node]]
-            name = "a"
-            cpus = -1
-            [[node]]
-            name = "a"
-            colour = "red"
-            [[job]]
-            name = "j"
-            seconds = -5
-            queue = "nope"
-            gang = { workers = { min = 3, max = 2 } }
-            [[job]]
-            name = "k"
-            seconds = 1
-            gang = { workers = 0 }
-            [[event]]
-            at = 1
-            node_lost = "b"
-            [[event]]
-            at = 1
-            [policy]
-            grace_seconds = 121
-        "#,
-        );
-        for part in [
-            "cpus",
-            "two nodes are named `a`",
-            "unknown key `colour`",
-            "`job.seconds` is -5",
-            "no queue `nope`",
-            "min 3 above max 2",
-            "`job.gang.workers` is 0",
-            "no node `b`",
-            "exactly one of",
-            "grace_seconds",
-        ] {
-            assert!(text.contains(part), "`{part}` is not in: {text}");
-        }
-    }
-
-    #[test]
-    fn links_are_a_whole_matrix_or_a_known_preset() {
-        let with =
-            |links: &str| Scenario::parse(&format!("[[node]]\nname = \"a\"\ngpus = 2\ngpu_links = {links}"));
-        assert!(with("\"nvswitch\"").is_ok() && with("\"pcie\"").is_ok());
-        for bad in [
-            "\"web\"",
-            "1",
-            "[[\"X\"]]",
-            "[[\"X\",\"NV0\"],[\"NV0\",\"X\"]]",
-            "[[\"X\",\"SYS\"],[\"PIX\",\"X\"]]",
-        ] {
-            assert!(with(bad).is_err(), "{bad}");
-        }
-    }
-}
+mod tests;

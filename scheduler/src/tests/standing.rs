@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Places a group in the world and makes it stand.
-fn stand(world: &mut World, gang: GangSpec) -> (JobId, Standing) {
+pub(super) fn stand(world: &mut World, gang: GangSpec) -> (JobId, Standing) {
     let job = world.submit(gang.clone());
     world.step();
     let bundles: Vec<Bundle> = world.cluster.bundles(attempt(job)).into_iter().cloned().collect();
@@ -19,7 +19,7 @@ fn stand(world: &mut World, gang: GangSpec) -> (JobId, Standing) {
 }
 
 /// Lets a gang into a group's own queue and starts it where it fits.
-fn run_in(standing: &mut Standing, number: u64, gang: GangSpec) -> Option<Vec<Bundle>> {
+pub(super) fn run_in(standing: &mut Standing, number: u64, gang: GangSpec) -> Option<Vec<Bundle>> {
     standing.queue.insert(Pending::new(JobId(number), Time::ZERO, number, gang));
     let placed = plan(Time::ZERO, &mut standing.cluster, &mut standing.queue).placements.pop();
     placed.map(|(job, bundles)| {
