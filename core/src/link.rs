@@ -123,7 +123,8 @@ impl Links {
     pub fn new(rows: Vec<Vec<Link>>) -> Result<Self, String> {
         let devices = rows.len();
         let square = rows.iter().all(|row| row.len() == devices);
-        let mirrored = |a: usize, b: usize| rows[a][b] == rows[b][a] && (rows[a][b] == Link::Same) == (a == b);
+        let mirrored =
+            |a: usize, b: usize| rows[a][b] == rows[b][a] && (rows[a][b] == Link::Same) == (a == b);
         if square && (0..devices).all(|a| (0..devices).all(|b| mirrored(a, b))) {
             return Ok(Links(Arc::new(rows)));
         }
@@ -169,7 +170,9 @@ impl Links {
     pub fn parse_table(text: &str) -> Result<Self, String> {
         let words = |line: &'_ str| line.split_whitespace().map(str::to_owned).collect::<Vec<String>>();
         let is_row = |words: &Vec<String>| match words.first() {
-            Some(first) if first.starts_with("GPU") => words.get(1).is_some_and(|cell| Link::parse(cell).is_some()),
+            Some(first) if first.starts_with("GPU") => {
+                words.get(1).is_some_and(|cell| Link::parse(cell).is_some())
+            }
             Some(first) => Link::parse(first).is_some() && words.get(1).is_none_or(|next| next != "="),
             None => false,
         };
@@ -265,7 +268,9 @@ mod tests {
         let links = Links::preset("dgx-1", 8).unwrap();
         let json = serde_json::to_string(&links).unwrap();
         assert_eq!(serde_json::from_str::<Links>(&json).unwrap(), links);
-        for bad in [r#"[["X","NV1"]]"#, r#"[["X","NV1"],["NV2","X"]]"#, r#"[["PIX"]]"#, r#"[["X","up"],["up","X"]]"#] {
+        for bad in
+            [r#"[["X","NV1"]]"#, r#"[["X","NV1"],["NV2","X"]]"#, r#"[["PIX"]]"#, r#"[["X","up"],["up","X"]]"#]
+        {
             assert!(serde_json::from_str::<Links>(bad).is_err(), "{bad}");
         }
     }
@@ -280,7 +285,9 @@ mod tests {
         // A V100 has six NVLinks, and reaches exactly four others by them.
         let mesh = Links::preset("dgx-1", 8).unwrap();
         for row in mesh.rows() {
-            let links = row.iter().filter_map(|link| if let Link::NvLink(count) = link { Some(*count) } else { None });
+            let links = row
+                .iter()
+                .filter_map(|link| if let Link::NvLink(count) = link { Some(*count) } else { None });
             assert_eq!((links.clone().count(), links.sum::<u32>()), (4, 6), "{mesh}");
         }
         assert_eq!(mesh.among(&[3, 0]).get(0, 1), Some(Link::NvLink(2)));

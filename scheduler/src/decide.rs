@@ -11,8 +11,8 @@ use crate::explain::why;
 use crate::grow;
 use crate::place::{Keeper, Search};
 use crate::plan::{Eviction, Plan, Policy, Resize};
-use crate::preempt;
-use crate::queue::{Blocked, ClassId, Key, Memory, Pending, Queue};
+use crate::preempt::{self, RoomMade};
+use crate::queue::{Blocked, Class, ClassId, Key, Memory, Pending, Queue};
 use crate::reason::ReasonCode;
 use crate::reserve::{Keepers, Shadow, promises, reservation};
 use phalanx_core::spec::GangSpec;
@@ -25,6 +25,9 @@ use std::sync::Arc;
 pub(crate) const TENTATIVE: u32 = u32::MAX;
 /// Starts of one plan that are undone to see whether a gang lost to them.
 const LOST_TO: usize = 64;
+
+/// Classes of a queue among which one is looked for that stays within the queue's guarantee.
+const GUARDED_CLASSES: usize = 256;
 
 /// What a plan has done to the cluster and must undo.
 enum Undo {
@@ -56,6 +59,8 @@ pub(crate) struct Decision<'a> {
     /// Classes of which a gang waits for a reservation that shorter ones may pass.
     passed_over: BTreeSet<ClassId>,
     head: Option<Head>,
+    /// How many had started when it was last asked who overtakes the head.
+    started_before: usize,
     /// First of every class that is to be tried, by queue.
     open: BTreeMap<String, BTreeSet<(Key, ClassId)>>,
     /// What to tell, once all is decided: the classes tried and found blocked.
@@ -80,6 +85,7 @@ impl<'a> Decision<'a> {
             placed: BTreeSet::new(),
             passed_over: BTreeSet::new(),
             head: None,
+            started_before: 0,
             open: BTreeMap::new(),
             blocked: BTreeSet::new(),
         }
@@ -89,8 +95,13 @@ impl<'a> Decision<'a> {
         self.cluster.set_quiet(true);
         self.reopen();
         self.keep_promises();
-        while let Some((job, class)) = self.next() {
-            self.consider(job, class);
+        loop {
+            while let Some((job, class)) = self.next() {
+                self.consider(job, class);
+            }
+            if !self.is_overtaken() {
+                break;
+            }
         }
         grow::grow(&mut self);
         self.tell();
@@ -116,61 +127,103 @@ impl<'a> Decision<'a> {
         if all {
             self.queue.memory = Memory::default();
         }
-        let memory = &self.queue.memory;
-        let kept_for_nobody = memory.kept.filter(|(job, _)| self.queue.get(*job).is_none());
-        let lowest = self.cluster.lowest_priority();
-        let may_preempt = |first: &Key| lowest.is_some_and(|lowest| lowest < first.0.0);
-        let some_may =
-            self.queue.first_key().is_some_and(|first| may_preempt(&first)) || self.queue.is_shared();
-        let quiet = !all
-            && freed == memory.freed
-            && kept_for_nobody.is_none()
-            && (taken == memory.taken || !some_may)
-            // Time alone has put a running gang behind those that wait.
-            && memory.wake.is_none_or(|at| at > self.now);
         let mut open = std::mem::take(&mut self.queue.open);
-        if !quiet {
-            let slots: Option<BTreeSet<u32>> = self.cluster.freed_since(memory.freed).map(Iterator::collect);
-            let helps = |gang: &GangSpec| match &slots {
-                Some(slots) => slots.iter().any(|&slot| Search::new(self.cluster, gang).room(slot) > 0),
-                None => true,
-            };
-            // Where all that the head could use is kept for it, what it could not use is all that others can hope for.
-            let head = memory.kept.filter(|_| memory.shadow.is_none());
-            let claim = head.and_then(|(job, _)| Some((job, self.queue.get(job)?)));
-            let claim = claim.map(|(job, pending)| {
-                (job, Keepers { shadows: Vec::new(), head: Some(Arc::clone(&pending.gang)) })
-            });
-            let is_left = |gang: &GangSpec, kept_for: Option<JobId>| match (&claim, &slots) {
-                (Some((job, claim)), Some(slots)) if kept_for == Some(*job) => {
-                    let search = Search { keeper: Some(claim), ..Search::new(self.cluster, gang) };
-                    slots.iter().any(|&slot| search.room(slot) > 0)
-                }
-                _ => true,
-            };
-            for (id, class) in self.queue.classes() {
-                let Some(blocked) = class.blocked.filter(|_| !all) else {
-                    open.insert(id);
-                    continue;
-                };
-                let changed = match blocked.code {
-                    code if code.is_infeasible() => false,
-                    ReasonCode::WaitingQuota => freed != memory.freed,
-                    ReasonCode::HeldForReservation => {
-                        kept_for_nobody.is_some()
-                            || (freed != memory.freed && is_left(&class.gang, blocked.kept_for))
-                    }
-                    _ => freed != memory.freed && helps(&class.gang),
-                };
-                let sensitive = blocked.sensitive || class.members.first().is_some_and(&may_preempt);
-                if changed || (sensitive && !blocked.code.is_infeasible()) {
-                    open.insert(id);
-                }
-            }
+        match all {
+            true => open.extend(self.queue.classes().map(|(id, _)| id)),
+            false if self.is_quiet() => {}
+            false => open.extend(self.changed()),
         }
         for id in open {
             self.open_class(id);
         }
+    }
+
+    /// Whether nothing has happened that could change what was decided of those that wait.
+    fn is_quiet(&self) -> bool {
+        let memory = &self.queue.memory;
+        let first = self.queue.first_key();
+        let some_may = first.is_some_and(|first| self.may_preempt(&first)) || self.queue.is_shared();
+        self.cluster.freed_version == memory.freed
+            && memory.kept.is_none_or(|(job, _)| self.queue.get(job).is_some() && !self.queue.is_divided())
+            && (self.cluster.taken_version == memory.taken || !some_may)
+            // Time alone has put a running gang behind those that wait.
+            && memory.wake.is_none_or(|at| at > self.now)
+    }
+
+    /// Whether somebody runs whose priority is below.
+    fn may_preempt(&self, first: &Key) -> bool {
+        self.cluster.lowest_priority().is_some_and(|lowest| lowest < first.0.0)
+    }
+
+    /// The classes for which it may be otherwise now.
+    fn changed(&self) -> Vec<ClassId> {
+        let memory = &self.queue.memory;
+        let is_freed = self.cluster.freed_version != memory.freed;
+        let slots: Option<BTreeSet<u32>> = self.cluster.freed_since(memory.freed).map(Iterator::collect);
+        let helps = |gang: &GangSpec| match &slots {
+            Some(slots) => slots.iter().any(|&slot| Search::new(self.cluster, gang).room(slot) > 0),
+            None => true,
+        };
+        let head = memory.kept.and_then(|(job, _)| self.queue.get(job));
+        let before_head = head.map(|head| self.rank_of(head.job));
+        let kept_for_nobody = memory.kept.is_some() && head.is_none();
+        // Where all that the head could use is kept for it, what it could not use is all that others can hope for.
+        let claim = head.filter(|_| memory.shadow.is_none());
+        let claim = claim.map(|head| Keepers { shadows: Vec::new(), head: Some(Arc::clone(&head.gang)) });
+        let is_left = |gang: &GangSpec, kept_for: Option<JobId>| match (&claim, &slots) {
+            (Some(claim), Some(slots)) if kept_for == head.map(|head| head.job) => {
+                let search = Search { keeper: Some(claim), ..Search::new(self.cluster, gang) };
+                slots.iter().any(|&slot| search.room(slot) > 0)
+            }
+            _ => true,
+        };
+        let is_changed = |&(_, class): &(ClassId, &Class)| {
+            let Some(blocked) = class.blocked else { return true };
+            let first = class.members.first();
+            let changed = match blocked.code {
+                code if code.is_infeasible() => return false,
+                ReasonCode::WaitingQuota => is_freed,
+                ReasonCode::HeldForReservation => {
+                    // Shares move: it may have come before the one for whom it was kept.
+                    let overtakes = || first.map(|key| self.rank_of(key.3)) < before_head;
+                    kept_for_nobody || (is_freed && is_left(&class.gang, blocked.kept_for)) || overtakes()
+                }
+                _ => is_freed && helps(&class.gang),
+            };
+            changed || blocked.sensitive || first.is_some_and(|first| self.may_preempt(first))
+        };
+        self.queue.classes().filter(is_changed).map(|(id, _)| id).collect()
+    }
+
+    /// Whether what started has moved shares so that gangs of other queues come before the head now, for which something
+    /// was kept from them; they are looked at again, and the head is found anew.
+    fn is_overtaken(&mut self) -> bool {
+        let started = self.plan.placements.len();
+        if std::mem::replace(&mut self.started_before, started) == started || !self.queue.is_divided() {
+            return false;
+        }
+        let Some(head) = self.head.as_ref().map(|head| head.job) else { return false };
+        let before_head = self.rank_of(head);
+        let overtakes = |(_, class): &(ClassId, &Class)| {
+            let held = class.blocked.is_some_and(|blocked| blocked.kept_for == Some(head));
+            let first = class.members.iter().find(|key| !self.is_placed(key.3));
+            held && first.is_some_and(|key| self.rank_of(key.3) < before_head)
+        };
+        let ids: Vec<ClassId> = self.queue.classes().filter(overtakes).map(|(id, _)| id).collect();
+        for &id in &ids {
+            self.open_class(id);
+        }
+        if !ids.is_empty() {
+            self.head = None;
+        }
+        !ids.is_empty()
+    }
+
+    /// The place of a gang that waits in the order between queues.
+    fn rank_of(&self, job: JobId) -> Option<Rank> {
+        let (key, class) = self.queue.key_of(job).zip(self.queue.class_of(job))?;
+        let queue = &self.queue.class(class)?.queue;
+        Some(self.rank(queue, key, class))
     }
 
     fn open_class(&mut self, id: ClassId) {
@@ -185,8 +238,8 @@ impl<'a> Decision<'a> {
     fn next(&mut self) -> Option<(JobId, ClassId)> {
         loop {
             let open = self.open.iter().filter_map(|(queue, firsts)| {
-                let &(key, class) = firsts.first()?;
-                Some((self.rank(queue, key, class), class, false))
+                let (rank, class) = self.front(queue, firsts.iter().copied())?;
+                Some((rank, class, false))
             });
             let best = open.min();
             let closed = if self.head.is_some() { None } else { self.first_closed() };
@@ -226,16 +279,30 @@ impl<'a> Decision<'a> {
     fn first_closed(&self) -> Option<(Rank, ClassId, bool)> {
         let firsts = self.queue.lanes().filter_map(|(queue, lane)| {
             let open = self.open.get(queue);
-            let waits = |&&(key, id): &&(Key, ClassId)| {
+            let waits = |&(key, id): &(Key, ClassId)| {
                 let code = self.queue.class(id).and_then(|class| class.blocked).map(|blocked| blocked.code);
                 matches!(code, Some(ReasonCode::WaitingResources | ReasonCode::WaitingPriority))
                     && !open.is_some_and(|open| open.contains(&(key, id)))
                     && !self.is_placed(key.3)
             };
-            let &(key, id) = lane.iter().find(waits)?;
-            Some((self.rank(queue, key, id), id, true))
+            let (rank, class) = self.front(queue, lane.iter().copied().filter(waits))?;
+            Some((rank, class, true))
         });
         firsts.min()
+    }
+
+    /// Who comes first of a queue's classes, given in the queue's own order: of equal priority one that stays within the
+    /// queue's guarantee goes before those that do not.
+    fn front(
+        &self,
+        queue: &str,
+        mut firsts: impl Iterator<Item = (Key, ClassId)>,
+    ) -> Option<(Rank, ClassId)> {
+        let first = firsts.next()?;
+        let guarded = self.queue.config_ref(queue).is_some_and(|config| !config.guaranteed.is_empty());
+        let equals = firsts.take_while(|(key, _)| (key.0, key.1) == (first.0.0, first.0.1));
+        let looked_at = std::iter::once(first).chain(equals.take(if guarded { GUARDED_CLASSES } else { 0 }));
+        looked_at.map(|(key, class)| (self.rank(queue, key, class), class)).min()
     }
 
     fn rank(&self, queue: &str, key: Key, class: ClassId) -> Rank {
@@ -295,8 +362,10 @@ impl<'a> Decision<'a> {
         if most < pending.gang.workers.min {
             // Others of its own queue may give way to it.
             self.block(id, blocked(ReasonCode::WaitingQuota, None, true));
-            if preempt::make_room(self, &pending) {
-                self.advance(id, key);
+            match preempt::make_room(self, &pending) {
+                RoomMade::None => {}
+                RoomMade::Now => self.consider(job, id),
+                RoomMade::Later => self.advance(id, key),
             }
             return;
         }
@@ -309,10 +378,14 @@ impl<'a> Decision<'a> {
         }
         let kept_for = keepers.shadows.first().map(|shadow| shadow.job);
         let kept_for = kept_for.or(keepers.head.as_ref().and(self.head.as_ref()).map(|head| head.job));
-        if preempt::make_room(self, &pending) {
-            // Others give way: it starts once they are gone.
-            self.block(id, blocked(ReasonCode::WaitingResources, None, true));
-            return self.advance(id, key);
+        match preempt::make_room(self, &pending) {
+            RoomMade::None => {}
+            RoomMade::Now => return self.consider(job, id),
+            RoomMade::Later => {
+                // It starts once they are gone.
+                self.block(id, blocked(ReasonCode::WaitingResources, None, true));
+                return self.advance(id, key);
+            }
         }
         let config = self.queue.config_ref(&pending.queue);
         let sensitive = config.is_some_and(|config| config.is_shared());
@@ -414,6 +487,18 @@ impl<'a> Decision<'a> {
         }
     }
 
+    /// A gang that starts in this plan does so with fewer bundles.
+    pub(crate) fn start_smaller(&mut self, attempt: AttemptId, bundles: Vec<Bundle>) {
+        let Some(holder) = self.cluster.holder(attempt).cloned() else { return };
+        self.cluster.release(attempt);
+        if let Err(problem) = self.cluster.hold(attempt, holder, &bundles) {
+            unreachable!("a part of what it held: {problem}");
+        }
+        if let Some((_, placed)) = self.plan.placements.iter_mut().find(|(job, _)| *job == attempt.job) {
+            *placed = bundles;
+        }
+    }
+
     pub(crate) fn evict(&mut self, attempt: AttemptId, by: JobId) {
         self.plan.evictions.push(Eviction { attempt, by });
     }
@@ -444,14 +529,17 @@ impl<'a> Decision<'a> {
         let passed = if pending.first { passed.max(self.policy.max_bypass) } else { passed };
         self.head =
             Some(Head { job, gang: Arc::clone(&pending.gang), sequence: pending.sequence, passed, shadow });
-        // What was kept for another head may be used now.
-        if let Some((before, _)) = self.queue.memory.kept.filter(|(before, _)| *before != job) {
-            self.open_held_for(before);
+        // What was kept for another head may be used now, and so may what this one had reserved and has no more.
+        if let Some((before, _)) = self.queue.memory.kept {
+            let reserved = self.head.as_ref().map(|head| &head.shadow);
+            if before != job || reserved != Some(&self.queue.memory.shadow) {
+                self.open_held_for(before);
+            }
         }
     }
 
     fn open_held_for(&mut self, head: JobId) {
-        let held = |(_, class): &(ClassId, &crate::queue::Class)| {
+        let held = |(_, class): &(ClassId, &Class)| {
             class.blocked.is_some_and(|blocked| blocked.kept_for == Some(head))
         };
         let ids: Vec<ClassId> = self.queue.classes().filter(held).map(|(id, _)| id).collect();

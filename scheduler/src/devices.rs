@@ -144,7 +144,11 @@ mod tests {
         assert_eq!(best("pairs", &[0, 1, 2, 4, 5], 1), [2], "not half of a pair");
         assert_eq!(best("pcie", &[0, 1, 2, 3, 4, 5], 2), [4, 5], "a switch that is torn already");
         assert_eq!(best("pcie", &[0, 1, 2, 3, 4, 5], 1), [4]);
-        assert_eq!(best("pcie", &[0, 1, 2, 3, 4, 5, 6], 5), [0, 1, 2, 3, 4], "a whole switch and as little more as can be");
+        assert_eq!(
+            best("pcie", &[0, 1, 2, 3, 4, 5, 6], 5),
+            [0, 1, 2, 3, 4],
+            "a whole switch and as little more as can be"
+        );
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod reason;
 mod reserve;
 pub mod simulate;
 mod standing;
+pub mod trace;
 
 pub use amounts::{Amounts, Kind};
 pub use bundle::{Bundle, Holder};
@@ -37,5 +38,8 @@ pub use queue::{Pending, Queue};
 pub use reason::{Reason, ReasonCode};
 pub use standing::Standing;
 
+// What tests and fuzz targets share names the crate as they do.
+#[cfg(test)]
+extern crate self as phalanx_scheduler;
 #[cfg(test)]
 mod tests;

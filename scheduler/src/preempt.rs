@@ -32,12 +32,23 @@ struct Candidate {
     lost: f64,
 }
 
-/// Finds who gives way so that a gang fits, and notes it in the plan; whether it found any.
-pub(crate) fn make_room(decision: &mut Decision<'_>, pending: &Pending) -> bool {
+/// When a gang has the room that others make for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RoomMade {
+    /// Never: nobody who may give way would let it in.
+    None,
+    /// At once: gangs that start in this very plan start with fewer workers.
+    Now,
+    /// Once those who run have given way.
+    Later,
+}
+
+/// Finds who gives way so that a gang fits, and notes it in the plan.
+pub(crate) fn make_room(decision: &mut Decision<'_>, pending: &Pending) -> RoomMade {
     let shrinkable = shrinkable(decision, pending);
     let candidates = candidates(decision, pending);
     if shrinkable.is_empty() && candidates.is_empty() {
-        return false;
+        return RoomMade::None;
     }
     let keepers = decision.keepers_against(pending);
     let shadows: Vec<_> = keepers.shadows.into_iter().cloned().collect();
@@ -55,7 +66,9 @@ pub(crate) fn make_room(decision: &mut Decision<'_>, pending: &Pending) -> bool 
         room.give_back_spare();
     }
     let (shrunk, ended) = (std::mem::take(&mut room.shrunk), std::mem::take(&mut room.ended));
-    let lifted: Vec<&Lifted> = shrunk.iter().chain(&ended).collect();
+    // What only starts in this plan gives its part back at once.
+    let running = shrunk.iter().chain(&ended).filter(|lifted| is_real(lifted.attempt));
+    let lifted: Vec<&Lifted> = running.collect();
     let keeper = (!owned.keep_nothing()).then_some(&owned as &dyn Keeper);
     let kept = found.then(|| shadow(decision.cluster, pending.job, &pending.gang, &lifted, keeper)).flatten();
     let gone: BTreeSet<AttemptId> = ended.iter().map(|lifted| lifted.attempt).collect();
@@ -69,15 +82,23 @@ pub(crate) fn make_room(decision: &mut Decision<'_>, pending: &Pending) -> bool 
     for lifted in ended.iter().rev().chain(shrunk.iter().rev()) {
         decision.cluster.put_back(lifted);
     }
-    let Some(kept) = kept else { return false };
+    let Some(kept) = kept else { return RoomMade::None };
+    let (running, starting): (Vec<_>, Vec<_>) =
+        smaller.into_iter().partition(|(attempt, _)| is_real(*attempt));
+    for (attempt, bundles) in starting {
+        decision.start_smaller(attempt, bundles);
+    }
+    if running.is_empty() && gone.is_empty() {
+        return RoomMade::Now;
+    }
     decision.promised.push(kept);
-    for (attempt, bundles) in smaller {
+    for (attempt, bundles) in running {
         decision.resize(attempt, bundles, Some(pending.job));
     }
     for attempt in gone {
         decision.evict(attempt, pending.job);
     }
-    true
+    RoomMade::Later
 }
 
 /// What an attempt still holds, its ranks counted anew.
@@ -89,11 +110,11 @@ fn remaining(cluster: &Cluster, attempt: AttemptId) -> Vec<crate::Bundle> {
     bundles
 }
 
-/// Running gangs of lower priority above their least number of workers, and how many they can spare.
+/// Gangs of lower priority, running or about to, above their least number of workers, and how many they can spare.
 fn shrinkable(decision: &Decision<'_>, pending: &Pending) -> Vec<(AttemptId, u32)> {
     let running = decision.cluster.elastic();
     let lower = running.filter(|(attempt, holding)| {
-        holding.holder.priority < pending.priority && !decision.gives_way(*attempt) && is_real(*attempt)
+        holding.holder.priority < pending.priority && !decision.gives_way(*attempt)
     });
     let mut spare: Vec<(i32, Reverse<Time>, AttemptId, u32)> = lower
         .filter_map(|(attempt, holding)| {

@@ -382,6 +382,11 @@ impl Queue {
         self.configs.values().any(QueueConfig::is_shared)
     }
 
+    /// Whether gangs wait in several queues, whose order moves with their shares.
+    pub(crate) fn is_divided(&self) -> bool {
+        self.lanes.values().filter(|lane| !lane.is_empty()).take(2).count() > 1
+    }
+
     /// By queue: every class by its first gang.
     pub(crate) fn lanes(&self) -> impl Iterator<Item = (&str, &BTreeSet<(Key, ClassId)>)> {
         self.lanes.iter().map(|(name, lane)| (name.as_str(), lane))

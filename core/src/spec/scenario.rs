@@ -210,11 +210,7 @@ fn read_node(table: Table<'_>, names: &mut Names) -> Option<ScenarioNode> {
 }
 
 /// A matrix, the table that `nvidia-smi topo -m` prints, or the name of a preset; nothing is known without it.
-fn read_links(
-    table: &Table<'_>,
-    devices: usize,
-    presets: &mut BTreeMap<(String, usize), Links>,
-) -> Links {
+fn read_links(table: &Table<'_>, devices: usize, presets: &mut BTreeMap<(String, usize), Links>) -> Links {
     let Some(value) = table.value("gpu_links") else { return Links::default() };
     let read = match value.get_ref() {
         DeValue::String(text) if text.trim().contains('\n') => Links::parse_table(text),

@@ -62,6 +62,8 @@ struct Run {
 #[derive(Debug)]
 struct Job {
     outcome: JobOutcome,
+    /// Its place in the order of submission: by time, then as the file has it.
+    sequence: u64,
     /// Work that is safe, in microseconds at full speed.
     saved: u64,
     /// Time its attempts have run.
@@ -98,6 +100,10 @@ impl<'a> Engine<'a> {
             Happening::Cancel(_) => (event.at, Event::Cancel(at)),
             _ => (event.at, Event::Node(at)),
         }));
+        let mut jobs: Vec<Job> = scenario.jobs.iter().map(new_job).collect();
+        let mut order: Vec<usize> = (0..jobs.len()).collect();
+        order.sort_by_key(|&at| scenario.jobs[at].at);
+        order.into_iter().zip(0..).for_each(|(at, sequence)| jobs[at].sequence = sequence);
         Engine {
             scenario,
             clock,
@@ -105,7 +111,7 @@ impl<'a> Engine<'a> {
             cluster: Cluster::new(),
             queue,
             events,
-            jobs: scenario.jobs.iter().map(new_job).collect(),
+            jobs,
             nodes: scenario.nodes.iter().enumerate().map(|(at, node)| (node.name.clone(), at)).collect(),
             names: scenario.jobs.iter().enumerate().map(|(at, job)| (job.name.as_str(), at)).collect(),
             statistics: Statistics::default(),
@@ -151,7 +157,7 @@ impl<'a> Engine<'a> {
             }
             Event::Submit(at) => {
                 if self.jobs[at].outcome.state == "queued" {
-                    self.enqueue(at, false);
+                    self.enqueue(at);
                 }
             }
             Event::Wake => {}
@@ -169,7 +175,7 @@ impl<'a> Engine<'a> {
         for attempt in self.cluster.remove_node(name) {
             let at = index(attempt.job);
             self.stop(at, "node_lost");
-            self.enqueue(at, true);
+            self.enqueue(at);
         }
     }
 
@@ -196,7 +202,7 @@ impl<'a> Engine<'a> {
             self.statistics.preemptions += 1;
             self.jobs[at].preemptions += 1;
             self.stop(at, "preempted");
-            self.enqueue(at, true);
+            self.enqueue(at);
         }
     }
 
@@ -206,11 +212,11 @@ impl<'a> Engine<'a> {
     }
 
     /// Puts a job's gang into the queue, at its place.
-    fn enqueue(&mut self, at: usize, _again: bool) {
+    fn enqueue(&mut self, at: usize) {
         let spec = &self.scenario.jobs[at];
         let job = &mut self.jobs[at];
         job.outcome.state = "queued";
-        let mut pending = Pending::new(job_id(at), spec.at, at as u64, spec.gang.clone());
+        let mut pending = Pending::new(job_id(at), spec.at, job.sequence, spec.gang.clone());
         pending.label.clone_from(&spec.name);
         pending.queue.clone_from(&spec.queue);
         pending.priority = spec.priority;
@@ -319,8 +325,30 @@ impl<'a> Engine<'a> {
             let again = !plan.evictions.is_empty() || !plan.resizes.is_empty();
             self.carry_out(plan);
             if !again {
+                #[cfg(test)]
+                self.assert_settled();
                 return;
             }
+        }
+    }
+
+    /// A plan on what a plan has led to changes nothing; nor would one that remembers nothing but its reservation. Only a
+    /// guarantee may take back at once what has just been borrowed: a queue's own order of priorities goes before its
+    /// guarantee, that before other queues, and their priorities before its own.
+    #[cfg(test)]
+    fn assert_settled(&self) {
+        let guarded = self.scenario.queues.iter().any(|queue| queue.guaranteed.named().next().is_some());
+        let settled = |mut queue: Queue, which: &str| {
+            let plan = plan(self.now, &mut self.cluster.clone(), &mut queue);
+            let moved = !guarded && (!plan.evictions.is_empty() || !plan.resizes.is_empty());
+            let settled = plan.placements.is_empty() && !moved;
+            assert!(settled, "at {} a planned state is planned anew by {which}: {plan:#?}", self.now);
+        };
+        settled(self.queue.clone(), "who remembers");
+        if self.queue.memory.shadow.is_none() {
+            let mut forgetful = self.queue.forgetful();
+            self.queue.iter().for_each(|pending| forgetful.insert(pending.clone()));
+            settled(forgetful, "who forgets");
         }
     }
 
@@ -361,8 +389,8 @@ impl<'a> Engine<'a> {
     fn resize(&mut self, resize: Resize) {
         let at = index(resize.attempt.job);
         let Some(holder) = self.cluster.holder(resize.attempt) else { return };
-        let mut pending =
-            Pending::new(resize.attempt.job, self.scenario.jobs[at].at, at as u64, (*holder.gang).clone());
+        let (submitted, gang) = (self.scenario.jobs[at].at, (*holder.gang).clone());
+        let mut pending = Pending::new(resize.attempt.job, submitted, self.jobs[at].sequence, gang);
         pending.label.clone_from(&holder.label);
         pending.queue.clone_from(&holder.queue);
         pending.priority = holder.priority;
@@ -411,7 +439,7 @@ fn new_job(spec: &ScenarioJob) -> Job {
         attempts: Vec::new(),
         reasons: Vec::new(),
     };
-    Job { outcome, saved: 0, ran: Duration::ZERO, attained: 0.0, preemptions: 0, run: None }
+    Job { outcome, sequence: 0, saved: 0, ran: Duration::ZERO, attained: 0.0, preemptions: 0, run: None }
 }
 
 fn job_id(at: usize) -> JobId {

@@ -45,10 +45,7 @@ fn reads_what_the_format_has() {
     assert_eq!(scenario.jobs[0].at.as_micros(), 500_000);
     assert_eq!((scenario.jobs[0].efficiency, scenario.jobs[0].gang.workers.max), (0.9, 2));
     assert_eq!(scenario.events[0].what, Happening::Cancel("j".into()));
-    assert_eq!(
-        (scenario.policy.grace, scenario.policy.max_bypass),
-        (Some(Duration::from_secs(30)), Some(3))
-    );
+    assert_eq!((scenario.policy.grace, scenario.policy.max_bypass), (Some(Duration::from_secs(30)), Some(3)));
 }
 
 #[test]
@@ -197,7 +194,8 @@ fn what_is_too_large_is_refused_before_anything_is_made_of_it() {
     let job = |at: u64| format!("[[job]]\nname = \"j{at}\"\nseconds = 1\ngang = {{ workers = 65536 }}\n");
     let jobs: String = (0..=SCENARIO_RANKS / 65_536).map(job).collect();
     assert!(problems(&jobs).contains("workers; a scenario has at most"), "ranks");
-    for (key, value) in [("cpus", "99999999999999999999"), ("memory", "\"99999999999PiB\""), ("gpus", "1e9")] {
+    for (key, value) in [("cpus", "99999999999999999999"), ("memory", "\"99999999999PiB\""), ("gpus", "1e9")]
+    {
         assert!(!problems(&format!("[[node]]\nname = \"a\"\n{key} = {value}")).is_empty(), "{key}");
     }
 }
@@ -212,7 +210,12 @@ fn what_names_nothing_or_comes_to_nothing_is_refused() {
         (format!("{job}gang = {{ labels = {{ zone = 3 }} }}\n"), "label `zone`"),
         (format!("{job}gang = {{ labels = {{ zone = {{ in = [] }} }} }}\n"), "matches no node"),
         (format!("{job}gang = {{ placement = \"scatter\" }}\n"), "scatter"),
-        (format!("{job}gang = {{ workers = 2, placement = \"strict-spread\", topology = \"hostname\" }}\n"), "strict-spread"),
+        (
+            format!(
+                "{job}gang = {{ workers = 2, placement = \"strict-spread\", topology = \"hostname\" }}\n"
+            ),
+            "strict-spread",
+        ),
         (format!("{job}gang = {{ workers = 3, bundles = [{{}}] }}\n"), "1 bundles for 3 workers"),
         (format!("{job}gang = {{ gpus = 1.5 }}\n"), "whole number"),
         (format!("{job}gang = {{ cpus = -1 }}\n"), "cpus"),
@@ -221,7 +224,10 @@ fn what_names_nothing_or_comes_to_nothing_is_refused() {
         (format!("{job}[[event]]\nat = -1\ncancel = \"j\"\n"), "`event.at` is -1"),
         (format!("{job}[[event]]\nat = 1\nnode_joined = \"n\"\n"), "no node `n`"),
         ("[[queue]]\nname = \"q\"\nparent = \"q\"\n".to_owned(), "unknown key `parent`"),
-        ("[[queue]]\nname = \"q\"\nguaranteed = { gpus = 2 }\nquota = { gpus = 1 }\n".to_owned(), "above its quota"),
+        (
+            "[[queue]]\nname = \"q\"\nguaranteed = { gpus = 2 }\nquota = { gpus = 1 }\n".to_owned(),
+            "above its quota",
+        ),
     ] {
         let told = problems(&text);
         assert!(told.contains(says), "`{says}` is not in: {told}");

@@ -52,7 +52,9 @@ fn write_policy(out: &mut String, policy: &SchedulingSpec) -> fmt::Result {
     for (key, value) in [("max_bypass", policy.max_bypass), ("las_preemptions", policy.las_preemptions)] {
         value.map_or(Ok(()), |value| writeln!(out, "{key} = {value}"))?;
     }
-    policy.las_threshold_seconds.map_or(Ok(()), |value| writeln!(out, "las_threshold_seconds = {value:?}"))?;
+    policy
+        .las_threshold_seconds
+        .map_or(Ok(()), |value| writeln!(out, "las_threshold_seconds = {value:?}"))?;
     writeln!(out)
 }
 
@@ -88,7 +90,8 @@ fn write_node(out: &mut String, node: &ScenarioNode) -> fmt::Result {
         writeln!(out, "memory = {}", size(capacity.memory_bytes))?;
     }
     if !capacity.labels.is_empty() {
-        let labels = capacity.labels.iter().map(|(key, value)| format!("{} = {}", quoted(key), quoted(value)));
+        let labels =
+            capacity.labels.iter().map(|(key, value)| format!("{} = {}", quoted(key), quoted(value)));
         writeln!(out, "labels = {{ {} }}", labels.collect::<Vec<_>>().join(", "))?;
     }
     if !capacity.custom.is_empty() {
