@@ -14,21 +14,21 @@ pub(super) fn read(text: &str, mut take: impl FnMut(Result<Row, LeftOut>)) -> Re
     let mut lines = text.lines().zip(1u64..).filter(|(line, _)| !line.trim().is_empty());
     let (first, _) = lines.next().ok_or_else(|| TraceError::Unfit("the trace is empty".to_owned()))?;
     let mut lines = lines.peekable();
-    let cells: Box<dyn Fn(&str) -> Vec<&str>> = match lines.peek() {
+    let columns = match lines.peek() {
         Some((dashes, _)) if dashes.contains("--") && dashes.chars().all(|c| matches!(c, '-' | ' ')) => {
             let columns = columns(dashes);
             lines.next();
-            Box::new(move |line| columns.iter().map(|span| cell(line, span)).collect())
+            columns
         }
-        _ => Box::new(|line| line.split('|').collect()),
+        _ => Vec::new(),
     };
-    let names: Vec<String> = cells(first).into_iter().map(str::to_owned).collect();
+    let names: Vec<String> = cells(first, &columns).into_iter().map(str::to_owned).collect();
     let head = Head::new(names.iter().map(String::as_str));
     head.require(&NAME)?;
     head.require(&["submit"])?;
     head.require(&["elapsedraw", "elapsed", "end"])?;
     for (line, number) in lines {
-        let fields = Fields::new(&head, cells(line), number);
+        let fields = Fields::new(&head, cells(line, &columns), number);
         let is_step = fields.text(&NAME).is_some_and(|id| id.contains('.'));
         if !is_step {
             take(row(&fields)?);
@@ -49,8 +49,13 @@ fn columns(dashes: &str) -> Vec<Range<usize>> {
     spans
 }
 
-fn cell<'a>(line: &'a str, span: &Range<usize>) -> &'a str {
-    line.get(span.start..span.end.min(line.len())).unwrap_or("")
+/// The cells of a line: where the columns stand, or, without any, between bars.
+fn cells<'a>(line: &'a str, columns: &[Range<usize>]) -> Vec<&'a str> {
+    if columns.is_empty() {
+        return line.split('|').collect();
+    }
+    let cell = |span: &Range<usize>| line.get(span.start..span.end.min(line.len())).unwrap_or("");
+    columns.iter().map(cell).collect()
 }
 
 fn row(fields: &Fields<'_>) -> Result<Result<Row, LeftOut>, TraceError> {
