@@ -147,8 +147,7 @@ setInterval(() => {
   fresh.start_time = iso(Date.now() - 20_000);
   fresh.end_time = iso(Date.now());
   count();
-  tell("sweep:s1", "trials", { sweep: "s1", trials: [fresh] });
-  tell("sweep:s1", "sweep", sweep);
+  tell("sweep:s1", "sweep", { seq: ++seq, sweep, trials: [fresh] });
 }, 1000);
 
 function events(url, response) {
@@ -161,6 +160,8 @@ function events(url, response) {
   send("queues", "queues", { queues });
   for (const topic of topics) {
     const [kind, id] = topic.split(":");
+    if (kind === "sweeps") send(topic, "sweeps", { sweeps: [sweep] });
+    if (kind === "sweep") for (let from = 0; from < trials.length; from += 500) send(topic, "sweep", { seq: ++seq, sweep, trials: trials.slice(from, from + 500) });
     if (kind === "job") send(topic, "job", jobs.find((one) => one.id === id));
     if (kind === "logs") send(topic, "log", { job: id, lines: log.get(id) });
     if (kind === "metrics" && curves.has(id)) send(topic, "metrics", { job: id, seq: 0, reset: true, left_out: 0, series: Object.entries(curves.get(id)).filter(([name]) => name !== "floor").map(([name, c]) => series(name, c)) });
@@ -181,7 +182,7 @@ createServer((request, response) => {
   const [, kind, id] = url.pathname.match(/^\/api\/v1\/([a-z]+)(?:\/([^/:]+))?/) ?? [];
   if (kind === "events") return events(url, response);
   if (kind === "jobs") return id ? (jobs.some((one) => one.id === id) ? json(jobs.find((one) => one.id === id)) : missing(`job ${id}`)) : page([...jobs].reverse(), "jobs");
-  if (kind === "sweeps") return url.pathname.endsWith("/trials") ? page(trials, "trials") : id ? (id === "s1" ? json(sweep) : missing(`sweep ${id}`)) : page([sweep], "sweeps");
+  if (kind === "sweeps") return id ? (id === "s1" ? json(sweep) : missing(`sweep ${id}`)) : page([sweep], "sweeps");
   const file = join(DIST, extname(url.pathname) ? url.pathname : "index.html");
   if (!file.startsWith(DIST) || !existsSync(file)) return missing(url.pathname);
   response.writeHead(200, { "Content-Type": TYPES[extname(file)] ?? "text/plain", "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'" });

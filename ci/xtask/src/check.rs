@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{layers, proto, report, tidy};
+use crate::{dashboard, layers, proto, report, tidy};
 
 /// One profile for all: what the product is built with is what is tested, and nothing is compiled twice.
 const LINTS: [&str; 8] = [
@@ -57,6 +57,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
             skipped("python3 is not installed")
         }
     });
+    steps.run("dashboard", || Ok(dashboard::check(root)?.map_or(Outcome::Passed, Outcome::Skipped)));
     steps.run("lints", || cargo(root, &LINTS));
     steps.run("tests", || cargo(root, &TESTS));
     steps.summary()

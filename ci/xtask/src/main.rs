@@ -2,6 +2,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod check;
+mod dashboard;
 mod layers;
 mod proto;
 mod source;
@@ -18,6 +19,8 @@ const USAGE: &str = "usage: cargo xtask TASK
   check             everything that CI runs; a failing step does not hide the others
   layers            the edges between our crates are those that ARCHITECTURE.md draws, and pure crates are pure
   tidy              what a reviewer would otherwise say twice
+  dashboard [--check]
+                    build dashboard/dist from its sources (--check: test them, and fail if it is out of date)
   proto [--check]   generate api/src/gen from api/proto (--check: fail if it is out of date)
 ";
 
@@ -39,6 +42,13 @@ fn dispatch(args: &[&str]) -> Result<()> {
         ["check"] => check::run(&root),
         ["layers"] => report("layers", &layers::problems(&root)?),
         ["tidy"] => report("tidy", &tidy::problems(&root)?),
+        ["dashboard"] => dashboard::build(&root),
+        ["dashboard", "--check"] => {
+            if let Some(reason) = dashboard::check(&root)? {
+                println!("skipped: {reason}");
+            }
+            Ok(())
+        }
         ["proto"] => proto::generate(&root),
         ["proto", "--check"] => proto::check(&root),
         _ => bail!("unknown task {:?}\n\n{USAGE}", args.join(" ")),

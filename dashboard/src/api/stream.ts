@@ -17,7 +17,7 @@ const TICK_MS = 5000;
 /** Thinned points of a curve that are asked for: more than its place on any screen is wide. */
 const POINTS = 2500;
 /** The events that there are; `error` would be the browser's own. */
-const KINDS = ["hello", "job", "sweep", "trials", "log", "metrics", "nodes", "queues"];
+const KINDS = ["hello", "job", "sweep", "sweeps", "log", "metrics", "nodes", "queues"];
 
 export class Stream {
   private source: EventSource | undefined;

@@ -143,7 +143,7 @@ class Chart {
     return {
       label: line.label,
       stroke: line.colour,
-      width: line.dots ? 0 : (line.width ?? (line.faint ? 1 : 1.75)),
+      width: line.dots ? 0 : (line.width ?? (line.faint ? 1 : 1.5)),
       alpha: line.faint ? 0.22 : 1,
       spanGaps: true,
       points: line.dots ? { show: true, ...dots } : { show: line.x.length === 1, ...dots },

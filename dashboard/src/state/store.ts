@@ -23,7 +23,6 @@ export const trouble = signal("");
 /** Rows of a page, and pages that are asked for at most. */
 const PAGE = 1000;
 const PAGES = 10;
-const TRIAL_PAGES = 100;
 /** Between two pages of a long history, so that it does not crowd out what is live. */
 const PAGE_WAIT_MS = 1200;
 
@@ -65,10 +64,12 @@ function receive(kind: string, data: any): void {
       jobs.put(data as Job);
       break;
     case "sweep":
-      sweeps.put(data as Sweep);
+      // Its file is only told where the sweep is asked for.
+      sweeps.put({ ...data.sweep, toml: data.sweep.toml || sweeps.get(data.sweep.id)?.toml });
+      if (data.sweep.id === openSweep) for (const trial of data.trials as Trial[]) takeTrial(trial);
       break;
-    case "trials":
-      if (data.sweep === openSweep) for (const trial of data.trials as Trial[]) takeTrial(trial);
+    case "sweeps":
+      sweeps.replace(data.sweeps as Sweep[]);
       break;
     case "metrics":
       series.add(data);
@@ -125,32 +126,11 @@ export async function loadJobs(pages = PAGES): Promise<void> {
   }
 }
 
-export async function loadSweeps(): Promise<void> {
-  const asked = performance.now();
-  const answer = await attempt(() => get<{ sweeps?: Sweep[] }>(`/sweeps?page_size=${PAGE}`));
-  if (answer) sweeps.fill(answer.sweeps ?? [], asked);
-}
-
 /** Fails where it is not there. */
 export async function loadSweep(id: string): Promise<void> {
   const asked = performance.now();
-  sweeps.fill([await get<Sweep>(`/sweeps/${enc(id)}`)], asked);
-}
-
-export async function loadTrials(id: string): Promise<void> {
-  let token = "";
-  for (let page = 0; page < TRIAL_PAGES; page++) {
-    const asked = performance.now();
-    const answer = await attempt(() =>
-      get<{ trials?: Trial[]; next_page_token?: string }>(
-        `/sweeps/${enc(id)}/trials?page_size=${PAGE}${token && `&page_token=${enc(token)}`}`,
-      ),
-    );
-    if (!answer || openSweep !== id) return;
-    trials.fill(answer.trials ?? [], asked);
-    token = answer.next_page_token ?? "";
-    if (token === "") return;
-  }
+  const sweep = await get<Sweep>(`/sweeps/${enc(id)}`);
+  sweeps.fill([sweep], asked);
 }
 
 /** When a job has run, in milliseconds since the Unix epoch; up to `now` where it still does. */

@@ -41,7 +41,7 @@ const COLUMNS: Column<Job>[] = [
   { key: "queue", head: "Queue", width: 13, wide: true, value: (job) => job.queue, cell: (job) => job.queue },
   { key: "where", head: "Where, or why not", width: 44, wide: true, cell: (job) => <Where job={job} /> },
   { key: "took", head: "Ran", width: 10, right: true, down: true, value: ran, cell: (job) => duration(ran(job)) },
-  { key: "submitted", head: "Submitted", width: 13, right: true, down: true, value: (job) => when(job.submit_time), cell: (job) => ago(when(job.submit_time)) },
+  { key: "submitted", head: "Submitted", width: 13, right: true, wide: true, down: true, value: (job) => when(job.submit_time), cell: (job) => ago(when(job.submit_time)) },
 ];
 
 function ran(job: Job): number {

@@ -1,5 +1,5 @@
 // One sweep: the best so far and how it was found, every trial, and what the parameters do.
-import { useEffect, useMemo, useState } from "preact/hooks";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { ApiError, post } from "../api/client";
 import { type Sweep, type Trial, int, isTerminal, real, when } from "../api/types";
 import { Contour } from "../charts/contour";
@@ -13,12 +13,17 @@ import { useSettled } from "../parts/settled";
 import { Trials } from "../parts/trials";
 import { ago, now, num, param, plural } from "../state/format";
 import { go } from "../state/route";
-import { alsoWatch, attempt, loadSweep, loadTrials, open, series, sweeps, trials } from "../state/store";
+import { alsoWatch, attempt, loadSweep, open, series, sweeps, trials } from "../state/store";
 import { colour, dark, ink } from "../state/theme";
 import { Progress } from "./sweeps";
 
 /** Trials whose whole curves are asked for; those of others grow from when the page was opened. */
 const CURVES = 40;
+/** Whole curves are asked for so long after the first trial, and not sooner again; each time a stream is opened anew. */
+const CURVES_FIRST_MS = 400;
+const CURVES_AGAIN_MS = 15_000;
+/** Asked for again once so many more trials are there. */
+const CURVES_TRIALS = 20;
 /** Trials that are drawn: the best and the newest. */
 const DRAWN = 60;
 /** Between two drawings of what is dear, by how many trials there are. */
@@ -32,14 +37,8 @@ export function SweepView({ id }: { id: string }) {
   const [missing, setMissing] = useState("");
   useEffect(() => {
     let left = false;
-    const lists = async () => {
-      await loadTrials(id);
-      if (left) return;
-      const whole = curvesOf(trials.rows(), isMax(sweeps.get(id))).map((job) => `metrics:${job}`);
-      alsoWatch([`sweep:${id}`, ...whole]);
-    };
     loadSweep(id).then(
-      () => left || open([`sweep:${id}`], () => void lists(), id),
+      () => left || open([`sweep:${id}`], () => {}, id),
       (error) => error instanceof ApiError && setMissing(error.message),
     );
     return () => {
@@ -51,6 +50,7 @@ export function SweepView({ id }: { id: string }) {
   const max = isMax(sweep);
   const settled = useSettled(all, all.length > MANY ? SETTLE_MANY_MS : SETTLE_MS);
   const space = useMemo(() => scales(settled), [settled]);
+  useCurves(id, all, max);
   if (!sweep) return <div class="empty">{missing || "…"}</div>;
   document.title = `${sweep.name || id} · Phalanx`;
   const metric = sweep.objectives?.[0]?.metric ?? "value";
@@ -94,6 +94,23 @@ export function SweepView({ id }: { id: string }) {
 
 function isMax(sweep: Sweep | undefined): boolean {
   return sweep?.objectives?.[0]?.mode === "max";
+}
+
+/** Asks for whole curves once the trials are there, and now and then for those of later trials. */
+function useCurves(id: string, all: Trial[], max: boolean): void {
+  const asked = useRef(-Infinity);
+  const latest = useRef(all);
+  latest.current = all;
+  const some = all.length > 0;
+  useEffect(() => {
+    if (!some) return;
+    const wait = Math.max(CURVES_FIRST_MS, asked.current + CURVES_AGAIN_MS - performance.now());
+    const timer = setTimeout(() => {
+      asked.current = performance.now();
+      alsoWatch([`sweep:${id}`, ...curvesOf(latest.current, max).map((job) => `metrics:${job}`)]);
+    }, wait);
+    return () => clearTimeout(timer);
+  }, [id, some, max, Math.floor(all.length / CURVES_TRIALS)]);
 }
 
 /** Jobs of the trials whose curves are worth their whole length: those that run and the best. */

@@ -4,19 +4,22 @@ import { type Sweep, int, real, when } from "../api/types";
 import { State } from "../parts/marks";
 import { type Column, Table } from "../parts/table";
 import { ago, num, param } from "../state/format";
-import { loadSweeps, open, sweeps } from "../state/store";
+import { open, sweeps } from "../state/store";
 
 const ORDER = ["complete", "stopped", "failed", "running", "paused", "queued"];
 
 /** Trials by state as one bar. */
 export function Progress({ sweep }: { sweep: Sweep }) {
   const counts = ORDER.map((state) => [state, int(sweep.counts?.[state])] as const).filter(([, count]) => count > 0);
+  const handed = counts.reduce((sum, [, count]) => sum + count, 0);
+  const rest = Math.max(0, int(sweep.trials) - handed);
   const words = counts.map(([state, count]) => `${count} ${state}`).join(", ");
   return (
     <span class="stack" role="img" aria-label={words} title={words}>
       {counts.map(([state, count]) => (
         <span key={state} class={state} style={{ flexGrow: count }} />
       ))}
+      {rest > 0 && <span style={{ flexGrow: rest }} />}
     </span>
   );
 }
@@ -34,7 +37,7 @@ const COLUMNS: Column<Sweep>[] = [
 export function SweepsView() {
   useEffect(() => {
     document.title = "Sweeps · Phalanx";
-    open(["sweeps"], () => void loadSweeps());
+    open(["sweeps"], () => {});
   }, []);
   return (
     <>

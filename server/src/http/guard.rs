@@ -44,7 +44,8 @@ pub(super) async fn check(State(face): State<Face>, request: Request, next: Next
     };
     let headers = response.headers_mut();
     for (name, value) in ALWAYS {
-        headers.insert(name, value);
+        // The login page has a policy of its own, which allows still less.
+        headers.entry(name).or_insert(value);
     }
     // What is not an asset of the page is nobody's to keep.
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));

@@ -1,28 +1,14 @@
 //! The way in for a browser: the token in an address is exchanged for a cookie that no script can read and no other site
 //! can send. `EventSource` sends no headers of ours, so the page needs one.
 
-use super::Face;
 use super::problem::refuse;
+use super::{Face, dashboard};
 use axum::extract::Request;
-use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
-use axum::response::{Html, IntoResponse, Response};
+use axum::http::{Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
 
 /// The parameter that holds the token.
 const TOKEN: &str = "token";
-/// What a person without a token sees: no data, no script, nothing from elsewhere.
-const PAGE: &str = "<!doctype html>
-<html lang=\"en\">
-<meta charset=\"utf-8\">
-<meta name=\"viewport\" content=\"width=device-width\">
-<title>Phalanx: sign in</title>
-<h1>Phalanx</h1>
-<p>This service asks for its token. <code>phalanx token</code> prints it on the service's machine.</p>
-<form action=\"/\" method=\"get\">
-<label>Token <input type=\"password\" name=\"token\" autocomplete=\"current-password\" required autofocus></label>
-<button>Sign in</button>
-</form>
-";
-
 /// Answers an address with a token in it: in with a cookie and on to the address without it, or refused.
 pub(super) fn attempt(face: &Face, uri: &Uri) -> Option<Response> {
     let query = uri.query()?;
@@ -50,9 +36,7 @@ pub(super) fn required(request: &Request) -> Response {
     if *request.method() != Method::GET || !person {
         return unauthorized();
     }
-    let mut response = (StatusCode::UNAUTHORIZED, Html(PAGE)).into_response();
-    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    response
+    dashboard::login()
 }
 
 fn unauthorized() -> Response {

@@ -3,6 +3,7 @@
 mod board;
 mod cluster;
 mod connections;
+mod dashboard;
 mod events;
 mod guard;
 mod jobs;
@@ -131,6 +132,7 @@ impl Face {
             .route("/openapi.json", get(openapi::document));
         Router::new()
             .nest("/api/v1", api)
+            .merge(dashboard::routes())
             .route("/healthz", get(async || "ok\n"))
             .route("/readyz", get(ready))
             .route("/metrics", get(prometheus))
