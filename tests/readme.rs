@@ -57,6 +57,13 @@ fn every_command_of_the_guide_to_placement_groups_works() {
     assert!(guide.contains(&format!("```toml\n{pool}```")), "the guide shows another pool.toml");
 }
 
+#[test]
+fn every_command_of_the_guide_to_the_dashboard_works() {
+    let blocks = blocks(&fs::read_to_string(root().join("docs/dashboard.md")).unwrap());
+    assert!(blocks.len() > 2 && blocks.iter().all(|block| block.mark.is_some()), "every block is executed");
+    tour("docs/dashboard.md", &blocks);
+}
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }

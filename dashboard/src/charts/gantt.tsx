@@ -18,6 +18,8 @@ const TOP = 22;
 /** Rows that are drawn. */
 const ROWS = 200;
 const TICKS = 5;
+/** An axis longer than this needs no seconds. */
+const MINUTES_MS = 15 * 60_000;
 
 interface Props {
   spans: Span[];
@@ -59,7 +61,7 @@ export function Gantt({ spans, rows, label, from, ofDay, narrow }: Props) {
   const end = Math.max(running ? now.value : 0, ...spans.map((span) => span.end), start + 1000);
   const drawn = rows.slice(0, ROWS);
   const index = new Map(drawn.map((row, i) => [row, i]));
-  const tick = (zero: number, passed: number) => (ofDay ? clock(zero + passed).slice(0, 5) : duration(passed));
+  const tick = (zero: number, passed: number) => (ofDay ? clock(zero + passed).slice(0, end - start > MINUTES_MS ? 5 : 8) : duration(passed));
   const percent = (time: number) => (100 * (Math.max(time, start) - start)) / (end - start);
   return (
     <div class="gantt" role="img" aria-label={label} style={{ height: `${TOP + drawn.length * ROW}px`, ...(narrow ? { "--left": "0px" } : {}) }}>

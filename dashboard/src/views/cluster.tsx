@@ -124,17 +124,19 @@ function whoHolds(all: Job[]): Map<string, Job[]> {
 }
 
 function Device({ gpu, holder }: { gpu: Gpu; holder: Job[] | undefined }) {
-  const memory = int(gpu.memory_total) > 0 ? `, ${bytes(int(gpu.memory_used))} of ${bytes(int(gpu.memory_total))}` : "";
+  // A declared device has no driver to say how busy it is.
+  const told = int(gpu.memory_total) > 0;
+  const use = told ? `, ${num(gpu.utilization, 3)} % busy, ${bytes(int(gpu.memory_used))} of ${bytes(int(gpu.memory_total))}` : "";
   const who = holder?.map((job) => job.name || job.id).join(", ");
-  const words = `GPU ${gpu.index} ${gpu.name}: ${gpu.free >= 1 ? "free" : gpu.free > 0 ? `${num(gpu.free)} free` : "held"}${who ? ` by ${who}` : ""}, ${num(gpu.utilization, 3)} % busy${memory}`;
+  const words = `GPU ${gpu.index} ${gpu.name}: ${gpu.free >= 1 ? "free" : gpu.free > 0 ? `${num(gpu.free)} free` : "held"}${who ? ` by ${who}` : ""}${use}`;
   const held = gpu.free < 1;
   const inside = (
     <>
       <b>{gpu.index}</b>
-      <small>{held ? `${Math.round(gpu.utilization)}%` : ""}</small>
+      <small>{!held ? "" : told ? `${Math.round(gpu.utilization)}%` : gpu.free > 0 ? num(1 - gpu.free, 2) : "held"}</small>
     </>
   );
-  const style = held ? { background: ramp(0.1 + (0.9 * gpu.utilization) / 100) } : {};
+  const style = held ? { background: ramp(told ? 0.1 + (0.9 * gpu.utilization) / 100 : 0.3) } : {};
   const kind = `cell ${held ? "held" : ""} ${gpu.utilization > 38 ? "busy" : ""}`;
   return holder?.[0] ? (
     <a class={kind} style={style} title={words} aria-label={words} href={`/jobs/${holder[0].id}`}>
