@@ -5,7 +5,7 @@ import { Browser, Service } from "./service.mjs";
 
 const service = new Service();
 const browser = new Browser();
-const VIEWS = ["/jobs", "/sweeps", "/curves", "/nodes"];
+const VIEWS = ["/jobs", "/curves", "/nodes"];
 /** A job that reports and writes ten times a second, for as long as a test needs it. */
 const TALKS = "i=0; while [ $i -lt 600 ]; do i=$((i+1)); echo line $i at $(date +%s%3N); phalanx report --step $i loss=$((600-i)).5 acc=0.$i; sleep 0.1; done";
 

@@ -24,7 +24,7 @@ const ROW = "tr[data-row]";
 /** A second key counts when it comes within so many milliseconds. */
 const PREFIX_MS = 1000;
 
-let prefix = 0;
+let prefix = -Infinity;
 
 function focusRow(step: number): void {
   const rows = [...document.querySelectorAll<HTMLElement>(ROW)];
@@ -43,7 +43,7 @@ function onKey(event: KeyboardEvent): void {
   }
   if (event.metaKey || event.ctrlKey || event.altKey || target.closest("input, select, textarea")) return;
   const after = performance.now() - prefix < PREFIX_MS;
-  prefix = 0;
+  prefix = -Infinity;
   if (after && PLACES[event.key]) go(PLACES[event.key]!);
   else if (event.key === "g") prefix = performance.now();
   else if (event.key === "?") help.value = !help.value;

@@ -64,12 +64,11 @@ function receive(kind: string, data: any): void {
       jobs.put(data as Job);
       break;
     case "sweep":
-      // Its file is only told where the sweep is asked for.
-      sweeps.put({ ...data.sweep, toml: data.sweep.toml || sweeps.get(data.sweep.id)?.toml });
+      takeSweep(data.sweep);
       if (data.sweep.id === openSweep) for (const trial of data.trials as Trial[]) takeTrial(trial);
       break;
     case "sweeps":
-      sweeps.replace(data.sweeps as Sweep[]);
+      for (const sweep of data.sweeps as Sweep[]) takeSweep(sweep);
       break;
     case "metrics":
       series.add(data);
@@ -84,6 +83,11 @@ function receive(kind: string, data: any): void {
       queues.replace(data.queues as Queue[]);
       break;
   }
+}
+
+/** Its file is only told where the sweep is asked for. */
+function takeSweep(sweep: Sweep): void {
+  sweeps.put({ ...sweep, toml: sweep.toml || sweeps.get(sweep.id)?.toml || "" });
 }
 
 /** A trial's value is the last report of its job: one after another they are its curve. */

@@ -19,7 +19,8 @@ export function JobView({ id }: { id: string }) {
       (job) => {
         if (left) return;
         jobs.fill([job], 0);
-        open([`job:${id}`, `logs:${id}`, `metrics:${id}`], () => {});
+        // The topics of a job end with it; that of all jobs keeps the stream open.
+        open(["jobs", `job:${id}`, `logs:${id}`, `metrics:${id}`], () => {});
       },
       (error) => error instanceof ApiError && setMissing(error.message),
     );

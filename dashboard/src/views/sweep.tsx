@@ -38,7 +38,7 @@ export function SweepView({ id }: { id: string }) {
   useEffect(() => {
     let left = false;
     loadSweep(id).then(
-      () => left || open([`sweep:${id}`], () => {}, id),
+      () => left || open(topics(id, []), () => {}, id),
       (error) => error instanceof ApiError && setMissing(error.message),
     );
     return () => {
@@ -96,6 +96,11 @@ function isMax(sweep: Sweep | undefined): boolean {
   return sweep?.objectives?.[0]?.mode === "max";
 }
 
+/** The topics of a sweep and of jobs end with them; that of all sweeps keeps the stream open. */
+function topics(id: string, jobs: string[]): string[] {
+  return ["sweeps", `sweep:${id}`, ...jobs.map((job) => `metrics:${job}`)];
+}
+
 /** Asks for whole curves once the trials are there, and now and then for those of later trials. */
 function useCurves(id: string, all: Trial[], max: boolean): void {
   const asked = useRef(-Infinity);
@@ -107,7 +112,7 @@ function useCurves(id: string, all: Trial[], max: boolean): void {
     const wait = Math.max(CURVES_FIRST_MS, asked.current + CURVES_AGAIN_MS - performance.now());
     const timer = setTimeout(() => {
       asked.current = performance.now();
-      alsoWatch([`sweep:${id}`, ...curvesOf(latest.current, max).map((job) => `metrics:${job}`)]);
+      alsoWatch(topics(id, curvesOf(latest.current, max)));
     }, wait);
     return () => clearTimeout(timer);
   }, [id, some, max, Math.floor(all.length / CURVES_TRIALS)]);
