@@ -13,7 +13,8 @@ fn missing(folder: &Path, browser: &str) -> Option<String> {
     if !folder.join("node_modules/playwright-core").exists() {
         return Some("playwright-core is not there; `npm ci` in dashboard/ fetches it".to_owned());
     }
-    (!Path::new(browser).exists()).then(|| format!("no browser at {browser}; install Debian's `chromium`, or set CHROMIUM"))
+    (!Path::new(browser).exists())
+        .then(|| format!("no browser at {browser}; install Debian's `chromium`, or set CHROMIUM"))
 }
 
 #[test]

@@ -72,6 +72,11 @@ export class Browser {
     return this;
   }
 
+  /** One that is not logged in is refused, and the browser calls each refusal an error: it is not held to account. */
+  async stranger() {
+    return (await this.browser.newContext()).newPage();
+  }
+
   async page(options = {}) {
     const context = await this.browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
     const page = await context.newPage();

@@ -12,7 +12,7 @@ after(() => rmSync(folder, { recursive: true }));
 // A clock of the page would keep the test alive.
 globalThis.setInterval = () => 0;
 const src = fileURLToPath(new URL("../src", import.meta.url));
-const names = ["math/smooth", "math/space", "parts/order", "state/format", "state/series", "parts/terminal"];
+const names = ["math/smooth", "math/space", "parts/order", "state/format", "state/series", "parts/terminal", "parts/spec"];
 await esbuild.build({
   stdin: { contents: names.map((name) => `export * from "./${name}";`).join("\n"), resolveDir: src },
   bundle: true,
@@ -113,4 +113,25 @@ test("a log line is shown as a terminal would leave it", () => {
   assert.equal(page.plain("\x1b[31mred\x1b[0m"), "red");
   assert.equal(page.plain(" 10%\r 50%\r100%"), "100%");
   assert.equal(page.plain("dos\r"), "dos");
+});
+
+test("a specification is read key by key in the words of the job file", () => {
+  const spec = {
+    name: "digits",
+    time_limit: { secs: 7200, nanos: 0 },
+    env: {},
+    gang: { workers: { min: 2, max: 2 }, each: { cpus: 500, memory_bytes: 67108864, custom: { license: 1000 } }, topology: null },
+    work: { Train: { model: { Mlp: { hidden: [16, 8] } }, batch_size: 32 } },
+  };
+  assert.deepEqual(page.keys(spec), [
+    ["name", "digits"],
+    ["time_limit", "2h 00m"],
+    ["gang.workers", "2"],
+    ["gang.each.cpus", "0.5"],
+    ["gang.each.memory_bytes", "64 MiB"],
+    ["gang.each.custom.license", "1"],
+    ["train.model.kind", "mlp"],
+    ["train.model.hidden", "16 8"],
+    ["train.batch_size", "32"],
+  ]);
 });

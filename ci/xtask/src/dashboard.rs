@@ -46,7 +46,8 @@ fn is_there(program: &str) -> bool {
 
 fn npm(folder: &Path, args: &[&str]) -> Result<()> {
     println!("$ npm {}", args.join(" "));
-    let status = Command::new("npm").args(args).current_dir(folder).status().context("`npm` cannot be run")?;
+    let status =
+        Command::new("npm").args(args).current_dir(folder).status().context("`npm` cannot be run")?;
     if !status.success() {
         bail!("`npm {}` failed", args.join(" "));
     }

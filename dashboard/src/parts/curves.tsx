@@ -1,6 +1,5 @@
 // Training curves of some jobs, one chart a metric: on a log scale, smoothed, over steps or time.
 import { signal } from "@preact/signals";
-import { useMemo } from "preact/hooks";
 import { type Axis, type Line, Lines } from "../charts/lines";
 import { smooth } from "../math/smooth";
 import { num } from "../state/format";
@@ -42,8 +41,7 @@ export function Curves({ runs, onDrop }: { runs: Run[]; onDrop?: (id: string) =>
   const log = query.value.get("log") === "1";
   const weight = Number(query.value.get("smooth") ?? 0);
   const axis = (query.value.get("axis") ?? "step") as Axis;
-  const all = series.all();
-  const byMetric = useMemo(() => group(all), [all]);
+  const byMetric = group(series.all());
   const names = [...byMetric.keys()].sort((a, b) => rank(a).localeCompare(rank(b)));
   if (names.length === 0) {
     return (

@@ -37,7 +37,7 @@ export class Collection<K, T> {
   };
   /** When each was last said by the stream, to tell a stale list from a fresh change. */
   private readonly heard = new Map<K, number>();
-  private sorted: T[] | undefined;
+  private list: T[] | undefined;
 
   constructor(private readonly key: (item: T) => K) {}
 
@@ -77,7 +77,7 @@ export class Collection<K, T> {
 
   rows(): T[] {
     this.version.value;
-    return (this.sorted ??= [...this.items.values()]);
+    return (this.list ??= [...this.items.values()]);
   }
 
   get size(): number {
@@ -86,7 +86,7 @@ export class Collection<K, T> {
   }
 
   private changed(): void {
-    this.sorted = undefined;
+    this.list = undefined;
     onFrame(this.bump);
   }
 }

@@ -5,6 +5,7 @@ import { type Attempt, type Checkpoint, type Job, type RankPlacement, int, isTer
 import { Curves } from "../parts/curves";
 import { Logs } from "../parts/logs";
 import { Card, Fact, State } from "../parts/marks";
+import { keys } from "../parts/spec";
 import { type Column, Table } from "../parts/table";
 import { ago, bytes, clock, duration, moment, now, num, plural } from "../state/format";
 import { attempt, jobs, open, span } from "../state/store";
@@ -192,16 +193,24 @@ function Events({ job }: { job: Job }) {
 }
 
 function Spec({ id }: { id: string }) {
-  const [text, setText] = useState("");
-  const load = (open: boolean) => {
-    if (open && text === "") void attempt(() => get<{ toml: string }>(`/jobs/${encodeURIComponent(id)}/spec`)).then((answer) => setText(answer?.toml ?? "not to be had"));
+  const [said, setSaid] = useState<[string, string][]>();
+  const load = (isOpen: boolean) => {
+    if (!isOpen || said) return;
+    void attempt(() => get<Parameters<typeof keys>[0]>(`/jobs/${encodeURIComponent(id)}/spec`)).then((spec) => setSaid(keys(spec ?? null)));
   };
   return (
     <details class="card spec" onToggle={(event) => load(event.currentTarget.open)}>
       <summary>
-        <h2>Job file</h2>
+        <h2>Specification</h2>
       </summary>
-      <pre>{text || "…"}</pre>
+      <dl>
+        {said?.map(([key, value]) => (
+          <div key={key}>
+            <dt>{key}</dt>
+            <dd>{value}</dd>
+          </div>
+        ))}
+      </dl>
     </details>
   );
 }

@@ -61,6 +61,14 @@ pub(super) async fn get(State(face): State<Face>, Path(id): Path<String>, uri: U
     one(face.jobs().get(tonic::Request::new(pb::GetJobRequest { id })).await)
 }
 
+/// What was asked of a job, as the model has it: with every default, amounts in thousandths, secrets by their names.
+pub(super) async fn spec(State(face): State<Face>, Path(id): Path<String>, uri: Uri) -> Answer {
+    Params::parse(uri.query(), &[])?;
+    let job = face.handle.job(existing(&face, &id).await?).await?;
+    // Every map of the model has texts for keys, so that it always has a form in JSON.
+    Ok(document(&serde_json::to_value(&job.spec).unwrap_or_default()))
+}
+
 /// `POST /api/v1/jobs/{id}:cancel` and its kin.
 pub(super) async fn change(
     State(face): State<Face>,

@@ -122,6 +122,7 @@ impl Face {
             .route("/jobs", get(jobs::list).post(jobs::submit))
             .route("/jobs/{id}", get(jobs::get).post(jobs::change))
             .route("/jobs/{id}/logs", get(jobs::logs))
+            .route("/jobs/{id}/spec", get(jobs::spec))
             .route("/jobs/{id}/metrics", get(jobs::metrics))
             .route("/nodes", get(cluster::nodes))
             .route("/queues", get(cluster::queues))
