@@ -1,7 +1,7 @@
 //! Job files as people write them: what is read, and what a wrong one is answered with.
 #![allow(clippy::unwrap_used)]
 
-use phalanx_core::spec::{DataSpec, JobSpec, LabelRule, ModelSpec, Optimizer, Placement, Validation, Work};
+use phalanx_core::spec::{DataSpec, HeldOut, JobSpec, LabelRule, ModelSpec, Optimizer, Placement, Work};
 use phalanx_core::{Cpus, GpuRequest};
 use std::time::Duration;
 
@@ -70,8 +70,8 @@ epochs = 10
     let spec = JobSpec::parse(text, "job").unwrap();
     let Work::Train(train) = &spec.work else { panic!("no training") };
     assert!(matches!(&train.model, ModelSpec::Mlp { hidden, .. } if hidden == &[256]));
-    let DataSpec::Csv { validation, normalize, .. } = &train.data;
-    assert_eq!((validation, *normalize), (&Some(Validation::Fraction(0.2)), true));
+    let DataSpec::Csv(data) = &train.data else { panic!("no table") };
+    assert_eq!((&data.validation, data.normalize), (&Some(HeldOut::Fraction(0.2)), true));
     assert!(
         matches!(train.optimizer, Optimizer::AdamW(fields) if fields.lr == 0.002 && fields.weight_decay == 0.01)
     );

@@ -290,7 +290,7 @@ fn read_program(table: Table<'_>) -> Option<ProgramSpec> {
     Some(ProgramSpec { command: command?, workdir })
 }
 
-fn read_checkpoint(table: Table<'_>) -> CheckpointPolicy {
+pub(super) fn read_checkpoint(table: Table<'_>) -> CheckpointPolicy {
     let default = CheckpointPolicy::default();
     let policy = CheckpointPolicy {
         every_steps: table.integer("every_steps", 1..=i64::MAX).map(|steps| steps as u64),

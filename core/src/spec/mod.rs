@@ -23,6 +23,7 @@ pub use search::{Cutoff, Halving, HalvingMode, Pace, Population, Search, Stoppin
 pub use service::{ServiceSpec, parse_queues};
 pub use sweep::{Constraint, Objective, SweepSpec, is_sweep};
 pub use train::{
-    Activation, AdamFields, Backend, DataSpec, Duration as TrainDuration, LOGICAL_SHARDS, Loss, ModelSpec,
-    Optimizer, Schedule, TrainSpec, Validation, WorkerSpec,
+    Activation, AdamFields, ArrayData, Backend, CnnSpec, DataSpec, Duration as TrainDuration, HeldOut,
+    LOGICAL_SHARDS, Loss, ModelSpec, Norm, Optimizer, Schedule, TableData, TextColumn, TextData, Tokenizer,
+    TrainSpec, TransformerSpec, WorkerSpec,
 };
