@@ -5,13 +5,14 @@
 //! and covers the other three, so that a damaged checkpoint is told from a good one wherever it has travelled.
 
 use crate::Error;
-use crate::model::{Engine, Tensor};
+use crate::model::Tensor;
 use crate::optimizer::Optimizer;
 use crate::report;
 use crate::sampler::Position;
+use phalanx_core::spec::MetricMode;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ const CHECKSUMS: &str = "checksums.b3";
 /// The agent's own list of a checkpoint's files.
 const MANIFEST: &str = "manifest.json";
 /// Version of the layout above.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// How long a checkpoint under way is waited for before the next one; above the agent's own deadline.
 const WRITE_DEADLINE: Duration = Duration::from_secs(900);
 
@@ -54,6 +55,10 @@ pub(crate) struct State {
     pub(crate) scaling: Vec<(f32, f32)>,
     /// Names of the classes, in the order of the model's outputs.
     pub(crate) classes: Vec<String>,
+    /// The tokens of a text, in the order of the model's embedding.
+    pub(crate) vocabulary: Vec<String>,
+    /// What `checkpoint.metric` was.
+    pub(crate) score: Option<f64>,
 }
 
 /// A copy of a run that training does not touch.
@@ -74,18 +79,19 @@ pub(crate) enum Destination {
         /// `$PHALANX_SCRATCH`.
         scratch: PathBuf,
     },
-    /// Kept in this folder, one `step-N` each, the latest so many.
+    /// Kept in this folder, one `step-N` each: the best so many, and the latest.
     Folder {
         /// The folder.
         path: PathBuf,
-        /// How many stay.
+        /// How many stay beside the latest.
         keep: usize,
+        /// Which scores are better.
+        mode: MetricMode,
     },
 }
 
 /// Writes checkpoints from a thread of its own while training goes on.
 pub(crate) struct Writer {
-    tensors: Vec<Tensor>,
     jobs: SyncSender<Snapshot>,
     done: Receiver<Result<Snapshot, Error>>,
     /// The buffers, when no checkpoint is under way.
@@ -94,7 +100,14 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn new(destination: Destination, tensors: &[Tensor]) -> Writer {
+    /// A writer of so many parameters and slots of optimizer state. Its buffers are made and touched here, so that a
+    /// checkpoint costs training no more than the copy.
+    pub(crate) fn new(
+        destination: Destination,
+        tensors: &[Tensor],
+        state: State,
+        slots: &[&'static str],
+    ) -> Writer {
         let (jobs, queue) = mpsc::sync_channel::<Snapshot>(1);
         let (report, done) = mpsc::sync_channel(1);
         let layout = tensors.to_vec();
@@ -106,38 +119,59 @@ impl Writer {
                 }
             }
         });
-        Writer { tensors: tensors.to_vec(), jobs, done, spare: None, latest: None }
+        let parameters = tensors.last().map_or(0, |last| last.range.end);
+        // Not `vec![0.0; …]`, whose pages are only promised.
+        let touched = || (0..parameters).map(|at| at as f32).collect::<Vec<f32>>();
+        let slots = slots.iter().map(|slot| (*slot, touched())).collect();
+        let spare = Some(Snapshot { state, parameters: touched(), slots });
+        Writer { jobs, done, spare, latest: None }
     }
 
     /// Copies the run and has the copy written. Waits first for a checkpoint still under way.
     pub(crate) fn write(
         &mut self,
         state: State,
-        engine: &dyn Engine,
+        parameters: &[f32],
         optimizer: &Optimizer,
     ) -> Result<(), Error> {
         self.finish()?;
-        let mut snapshot = self.spare.take().unwrap_or_else(|| Snapshot {
-            state: state.clone(),
-            parameters: Vec::new(),
-            slots: optimizer.state().map(|(name, _)| (name, Vec::new())).collect(),
-        });
-        copy(&mut snapshot.parameters, engine.parameters());
-        for ((_, slot), (_, values)) in snapshot.slots.iter_mut().zip(optimizer.state()) {
-            copy(slot, values);
+        let Some(mut snapshot) = self.spare.take() else { unreachable!("no checkpoint is under way") };
+        snapshot.parameters.copy_from_slice(parameters);
+        for (at, (_, values)) in snapshot.slots.iter_mut().enumerate() {
+            optimizer.spread(at, values);
         }
+        self.send(state, snapshot);
+        Ok(())
+    }
+
+    /// The same where the optimizer's state is shared out: `whole` has all of each slot.
+    pub(crate) fn write_whole(
+        &mut self,
+        state: State,
+        parameters: &[f32],
+        whole: Vec<Vec<f32>>,
+    ) -> Result<(), Error> {
+        self.finish()?;
+        let Some(mut snapshot) = self.spare.take() else { unreachable!("no checkpoint is under way") };
+        snapshot.parameters.copy_from_slice(parameters);
+        for ((_, values), whole) in snapshot.slots.iter_mut().zip(whole) {
+            *values = whole;
+        }
+        self.send(state, snapshot);
+        Ok(())
+    }
+
+    fn send(&mut self, state: State, mut snapshot: Snapshot) {
         snapshot.state = state;
         self.latest = Some(snapshot.state.position.step);
-        debug_assert!(self.tensors.last().is_none_or(|last| last.range.end == snapshot.parameters.len()));
         // The thread only ends when this writer is gone.
         let sent = self.jobs.send(snapshot);
         assert!(sent.is_ok(), "the checkpoint thread ended early");
-        Ok(())
     }
 
     /// Waits until the checkpoint under way, if any, is durable.
     pub(crate) fn finish(&mut self) -> Result<(), Error> {
-        if self.latest.is_none() || self.spare.is_some() {
+        if self.spare.is_some() {
             return Ok(());
         }
         match self.done.recv_timeout(WRITE_DEADLINE) {
@@ -161,11 +195,6 @@ impl Writer {
     }
 }
 
-fn copy(to: &mut Vec<f32>, from: &[f32]) {
-    to.clear();
-    to.extend_from_slice(from);
-}
-
 impl Destination {
     fn deliver(&self, snapshot: &Snapshot, tensors: &[Tensor]) -> Result<(), Error> {
         let step = snapshot.state.position.step;
@@ -176,7 +205,7 @@ impl Destination {
                 report::hand_over(socket, step, &staged)?;
                 fs::remove_dir_all(&staged).map_err(Error::io("remove", &staged))
             }
-            Destination::Folder { path, keep } => {
+            Destination::Folder { path, keep, mode } => {
                 let staged = path.join(format!("tmp-{step}"));
                 write_folder(&staged, snapshot, tensors)?;
                 for name in [MODEL, OPTIMIZER, STATE, CHECKSUMS] {
@@ -188,7 +217,7 @@ impl Destination {
                 clear(&place)?;
                 fs::rename(&staged, &place).map_err(Error::io("rename", &place))?;
                 sync_folder(path)?;
-                prune(path, *keep)
+                prune(path, *keep, *mode)
             }
         }
     }
@@ -205,14 +234,24 @@ fn clear(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Removes all but the latest `keep` of a folder of checkpoints.
-fn prune(path: &Path, keep: usize) -> Result<(), Error> {
+/// Removes all but the latest of a folder of checkpoints and the best `keep`; without scores the later is the better.
+fn prune(path: &Path, keep: usize, mode: MetricMode) -> Result<(), Error> {
     let entries = fs::read_dir(path).map_err(Error::io("read", path))?;
-    let mut steps: Vec<u64> = entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("step-")?.parse().ok())
+    let step = |name: &std::ffi::OsStr| name.to_str()?.strip_prefix("step-")?.parse().ok();
+    let mut found: Vec<(u64, f64)> = entries
+        .filter_map(|entry| step(&entry.ok()?.file_name()))
+        .map(|step| (step, score_of(&path.join(format!("step-{step}"))).unwrap_or(f64::NAN)))
         .collect();
-    steps.sort_unstable_by(|a, b| b.cmp(a));
-    steps.iter().skip(keep).try_for_each(|step| clear(&path.join(format!("step-{step}"))))
+    found.sort_unstable_by_key(|(step, _)| std::cmp::Reverse(*step));
+    let mut others = found.split_off(found.len().min(1));
+    // Stable: of equals the later stays.
+    others.sort_by(|(_, a), (_, b)| mode.is_better(*b, *a).cmp(&mode.is_better(*a, *b)));
+    others.iter().skip(keep).try_for_each(|(step, _)| clear(&path.join(format!("step-{step}"))))
+}
+
+fn score_of(folder: &Path) -> Option<f64> {
+    let state: State = serde_json::from_slice(&fs::read(folder.join(STATE)).ok()?).ok()?;
+    state.score
 }
 
 fn write_folder(folder: &Path, snapshot: &Snapshot, tensors: &[Tensor]) -> Result<(), Error> {
@@ -242,22 +281,53 @@ fn write_folder(folder: &Path, snapshot: &Snapshot, tensors: &[Tensor]) -> Resul
 
 /// A safetensors file of the tensors, each cut from its flat values.
 fn pack<'a>(tensors: impl Iterator<Item = (String, &'a Tensor, &'a [f32])>) -> Vec<u8> {
-    let bytes: Vec<(String, &Tensor, Vec<u8>)> = tensors
-        .map(|(name, tensor, values)| {
-            let values = &values[tensor.range.clone()];
-            let mut bytes = vec![0; size_of_val(values)];
-            for (word, value) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(values) {
-                *word = value.to_le_bytes();
-            }
-            (name, tensor, bytes)
-        })
-        .collect();
-    let views = bytes.iter().map(|(name, tensor, bytes)| {
+    pack_with(tensors, None)
+}
+
+fn pack_with<'a>(
+    tensors: impl Iterator<Item = (String, &'a Tensor, &'a [f32])>,
+    about: Option<HashMap<String, String>>,
+) -> Vec<u8> {
+    let views = tensors.map(|(name, tensor, values)| {
+        // The format is little-endian, as every machine that this runs on.
+        let bytes = bytemuck::cast_slice(&values[tensor.range.clone()]);
         let view = TensorView::new(Dtype::F32, tensor.shape.clone(), bytes);
-        (name, view.unwrap_or_else(|error| unreachable!("{name}: {error}")))
+        (name, view.unwrap_or_else(|error| unreachable!("{error}")))
     });
-    let packed = safetensors::serialize(views, None);
+    let packed = safetensors::serialize(views, about);
     packed.unwrap_or_else(|error| unreachable!("{error}"))
+}
+
+/// Writes a trained model to `path`, with what its inputs and outputs mean as JSON in the file's metadata: durable and
+/// whole, or not at all.
+pub(crate) fn export(
+    path: &Path,
+    state: &State,
+    tensors: &[Tensor],
+    parameters: &[f32],
+) -> Result<(), Error> {
+    let about = [
+        ("model", state.model.clone()),
+        ("step", state.position.step.to_string()),
+        ("features", json(&state.features)),
+        ("scaling", json(&state.scaling)),
+        ("classes", json(&state.classes)),
+        ("vocabulary", json(&state.vocabulary)),
+    ];
+    let about = about.into_iter().map(|(key, value)| (format!("phalanx.{key}"), value)).collect();
+    let tensors = tensors.iter().map(|tensor| (tensor.name.clone(), tensor, parameters));
+    let bytes = pack_with(tensors, Some(about));
+    let staged = path.with_added_extension("tmp");
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    }
+    fs::write(&staged, bytes).map_err(Error::io("write", &staged))?;
+    File::open(&staged).and_then(|file| file.sync_all()).map_err(Error::io("sync", &staged))?;
+    fs::rename(&staged, path).map_err(Error::io("rename", path))
+}
+
+fn json<T: Serialize>(values: &T) -> String {
+    serde_json::to_string(values).unwrap_or_else(|error| unreachable!("{error}"))
 }
 
 /// A checkpoint that has been read and whose checksums hold.
@@ -272,8 +342,24 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
+    /// Reads and verifies a folder, or if it is damaged the latest earlier one beside it that is not: folders of one run
+    /// have names that end in `-STEP`.
+    pub(crate) fn read_or_earlier(path: &Path) -> Result<Loaded, Error> {
+        let first = match Loaded::read(path) {
+            Err(error) => error,
+            loaded => return loaded,
+        };
+        for earlier in earlier(path) {
+            if let Ok(loaded) = Loaded::read(&earlier) {
+                eprintln!("{first}; going on from {}", earlier.display());
+                return Ok(loaded);
+            }
+        }
+        Err(first)
+    }
+
     /// Reads and verifies a folder.
-    pub(crate) fn read(path: &Path) -> Result<Loaded, Error> {
+    fn read(path: &Path) -> Result<Loaded, Error> {
         let fail = |reason: String| Error::Checkpoint { path: path.to_owned(), reason };
         let read = |name: &str| {
             fs::read(path.join(name)).map_err(|error| {
@@ -327,11 +413,17 @@ impl Loaded {
     }
 
     /// Puts parameters and optimizer state in place.
-    pub(crate) fn restore(&self, engine: &mut dyn Engine, optimizer: &mut Optimizer) -> Result<(), Error> {
-        let tensors = engine.tensors().to_vec();
-        self.unpack(MODEL, &self.model, "", &tensors, engine.parameters_mut())?;
-        for (slot, values) in optimizer.state_mut() {
-            self.unpack(OPTIMIZER, &self.optimizer, &format!("{slot}."), &tensors, values)?;
+    pub(crate) fn restore(
+        &self,
+        tensors: &[Tensor],
+        parameters: &mut [f32],
+        optimizer: &mut Optimizer,
+    ) -> Result<(), Error> {
+        self.unpack(MODEL, &self.model, "", tensors, parameters)?;
+        let mut whole = vec![0.0; parameters.len()];
+        for (at, slot) in optimizer.slots().into_iter().enumerate() {
+            self.unpack(OPTIMIZER, &self.optimizer, &format!("{slot}."), tensors, &mut whole)?;
+            optimizer.take(at, &whole);
         }
         Ok(())
     }
@@ -370,6 +462,22 @@ impl Loaded {
     }
 }
 
+/// Folders beside this one whose names end in the number of an earlier step, the latest first.
+fn earlier(path: &Path) -> Vec<PathBuf> {
+    let step = |path: &Path| -> Option<u64> { path.file_name()?.to_str()?.rsplit_once('-')?.1.parse().ok() };
+    let (Some(folder), Some(own)) = (path.parent(), step(path)) else { return Vec::new() };
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let finished =
+        |path: &PathBuf| path.file_name().is_some_and(|name| !name.as_encoded_bytes().starts_with(b"tmp-"));
+    let mut found: Vec<(u64, PathBuf)> = entries
+        .filter(finished)
+        .filter_map(|path| Some((step(&path)?, path)))
+        .filter(|(at, _)| *at < own)
+        .collect();
+    found.sort_unstable_by(|a, b| b.cmp(a));
+    found.into_iter().map(|(_, path)| path).collect()
+}
+
 /// The part of the agent's list that matters here.
 #[derive(Debug, Deserialize)]
 struct Manifest {
@@ -399,7 +507,7 @@ fn read_manifest(path: &Path) -> Result<Option<Manifest>, String> {
 
 fn damaged(name: &str) -> String {
     format!(
-        "{name} is damaged (its checksum does not hold); remove the checkpoint and go on from an earlier one"
+        "{name} is damaged (its checksum does not hold), and no earlier checkpoint beside it is whole; start a new job"
     )
 }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The specification cannot be read.
-    #[error("cannot read the worker's specification {}: {reason}; it is JSON that `phalanx` writes itself", path.display())]
+    #[error("cannot read the specification {}: {reason}", path.display())]
     Spec {
         /// The file.
         path: PathBuf,
@@ -31,6 +31,9 @@ pub enum Error {
     /// The configuration asks for something impossible with this data or gang.
     #[error("{0}")]
     Configuration(String),
+    /// The model, or the framework behind it, failed.
+    #[error("the model failed: {0}")]
+    Model(String),
     /// The loss left the numbers.
     #[error(
         "the loss is {loss} at step {step}; {last_checkpoint}; lower `optimizer.lr`, set `clip`, or look for outliers in the data"

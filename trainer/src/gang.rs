@@ -2,7 +2,9 @@
 
 use crate::Error;
 use crate::environment::Environment;
-use phalanx_collective::{ArenaBuffer, Communicator, Config, ReduceOp};
+use crate::optimizer::squared_norm;
+use phalanx_collective::{ArenaBuffer, Communicator, Config, ReduceOp, shard_range};
+use std::ops::Range;
 use std::time::Duration;
 
 /// Values of a bucket, the piece of the gradient that is reduced at once: 25 MiB, as in PyTorch's DDP (Li et al. 2020).
@@ -25,6 +27,27 @@ pub(crate) struct Tail {
 
 /// Values of a [`Tail`] in the buffer: the loss, then the stops.
 pub(crate) const TAIL_LEN: usize = 2;
+
+/// The pieces of a buffer that are reduced one after the other.
+fn buckets(len: usize) -> impl Iterator<Item = Range<usize>> {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let size = if start == 0 { FIRST_BUCKET_LEN } else { BUCKET_LEN };
+        let bucket = start..(start + size).min(len);
+        start = bucket.end;
+        (!bucket.is_empty()).then_some(bucket)
+    })
+}
+
+/// This rank's slices of so many parameters, one of each bucket, when the optimizer is shared out (ZeRO-1, Rajbhandari et
+/// al. 2020).
+pub(crate) fn own_slices(parameters: usize, rank: usize, world: usize) -> Vec<Range<usize>> {
+    let slice = |bucket: Range<usize>| {
+        let own = shard_range(bucket.len(), world, rank);
+        bucket.start + own.start..bucket.start + own.end
+    };
+    buckets(parameters).map(slice).collect()
+}
 
 /// This rank among the others.
 pub(crate) struct Gang {
@@ -70,23 +93,45 @@ impl Gang {
         self.communicator.arena_alloc(parameters + TAIL_LEN).map_err(|source| self.fail(source))
     }
 
-    /// Sums a gradient whose last values are this rank's share of the tail over all ranks.
-    pub(crate) fn reduce(&mut self, gradient: &mut [f32]) -> Result<Tail, Error> {
+    /// Sums a gradient whose last values are this rank's share of the tail over all ranks; also says its sum of squares.
+    pub(crate) fn reduce(&mut self, gradient: &mut [f32]) -> Result<(Tail, f64), Error> {
         if self.world() > 1 {
-            let (mut rest, mut len) = (&mut *gradient, FIRST_BUCKET_LEN);
-            while !rest.is_empty() {
-                let (bucket, after) = rest.split_at_mut(len.min(rest.len()));
-                let reduced = self.communicator.allreduce(bucket, ReduceOp::Sum);
+            for bucket in buckets(gradient.len()) {
+                let reduced = self.communicator.allreduce(&mut gradient[bucket], ReduceOp::Sum);
                 reduced.map_err(|source| self.fail(source))?;
-                (rest, len) = (after, BUCKET_LEN);
             }
         }
-        let tail = &gradient[gradient.len() - TAIL_LEN..];
-        Ok(Tail { loss: tail[0], stop: tail[1] > 0.0 })
+        let (gradient, tail) = gradient.split_at(gradient.len() - TAIL_LEN);
+        Ok((Tail { loss: tail[0], stop: tail[1] > 0.0 }, squared_norm(gradient)))
+    }
+
+    /// The same, but each rank is left with the sum in its [own slices](own_slices) only.
+    pub(crate) fn reduce_own(&mut self, gradient: &mut [f32]) -> Result<(Tail, f64), Error> {
+        let (gradient, tail) = gradient.split_at_mut(gradient.len() - TAIL_LEN);
+        let mut sums = [f64::from(tail[0]), f64::from(tail[1]), 0.0];
+        for bucket in buckets(gradient.len()) {
+            let bucket = &mut gradient[bucket];
+            let own = self.communicator.reduce_scatter(bucket, ReduceOp::Sum);
+            sums[2] += squared_norm(&bucket[own.map_err(|source| self.fail(source))?]);
+        }
+        self.sum(&mut sums)?;
+        Ok((Tail { loss: sums[0] as f32, stop: sums[1] > 0.0 }, sums[2]))
+    }
+
+    /// Puts every rank's own slices of `values` together.
+    pub(crate) fn gather(&mut self, values: &mut [f32]) -> Result<(), Error> {
+        for bucket in buckets(values.len()) {
+            let gathered = self.communicator.allgather(&mut values[bucket]);
+            gathered.map_err(|source| self.fail(source))?;
+        }
+        Ok(())
     }
 
     /// Sums a few numbers over all ranks.
     pub(crate) fn sum(&mut self, values: &mut [f64]) -> Result<(), Error> {
+        if values.is_empty() {
+            return Ok(());
+        }
         let summed = self.communicator.allreduce(values, ReduceOp::Sum);
         summed.map_err(|source| self.fail(source))
     }
@@ -109,5 +154,26 @@ impl Gang {
             std::thread::sleep(MOURNING);
         }
         Error::Collective { rank: self.rank, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_slices_share_all_parameters_out() {
+        for parameters in [1, 7, FIRST_BUCKET_LEN, FIRST_BUCKET_LEN + 5, FIRST_BUCKET_LEN + BUCKET_LEN + 11] {
+            for world in [1, 2, 3] {
+                let mut all: Vec<Range<usize>> =
+                    (0..world).flat_map(|rank| own_slices(parameters, rank, world)).collect();
+                all.sort_unstable_by_key(|slice| (slice.start, slice.end));
+                let end = all.iter().fold(0, |end, slice| {
+                    assert_eq!(slice.start, end);
+                    slice.end
+                });
+                assert_eq!(end, parameters);
+            }
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! Data-parallel training in a rank: data, models, optimizers, checkpoints, metrics.
 //!
-//! [`run_worker`] is a rank of the built-in trainer. Every rank reads the data, computes its part of each global batch,
-//! sums gradients with the others through [`phalanx_collective`], and moves its own copy of the parameters by the same
-//! sum, so that all copies stay equal bit for bit.
+//! [`run_worker`] is a rank of the built-in trainer, [`main`] one of a program with a model of its own, which implements
+//! [`Model`]. Every rank reads the data, computes its part of each global batch, sums gradients with the others through
+//! [`phalanx_collective`], and moves its own copy of the parameters by the same sum, so that all copies stay equal bit for
+//! bit.
 //!
 //! # What is promised
 //!
@@ -25,23 +26,26 @@ mod error;
 mod evaluate;
 mod gang;
 mod gradient;
+mod layer;
 mod model;
 mod optimizer;
+mod progress;
 mod random;
 mod report;
 mod run;
 mod sampler;
 mod schedule;
 
-pub use data::{CellProblem, DataError, Dataset, Targets};
+pub use data::{Batch, CellProblem, DataError, Dataset, Sample, Targets};
 pub use environment::Environment;
 pub use error::Error;
 pub use evaluate::Judgement;
-pub use model::{Engine, Mlp, Score, Tensor, Write};
-pub use run::{Outcome, run};
+pub use model::{Cnn, Mlp, Model, Tensor, Transformer, Write};
+pub use phalanx_core::spec::{Activation, CnnSpec, Loss, Norm, TransformerSpec, WorkerSpec};
+pub use run::{Outcome, run, run_model, run_on};
 
-use phalanx_core::spec::WorkerSpec;
 use std::path::Path;
+use std::process::ExitCode;
 
 /// Runs one rank of the built-in trainer to its end: `spec_file` is the JSON of a [`WorkerSpec`], the rest is in the
 /// environment. Rank 0 prints progress on stdout, and at the end the score on held-out data.
@@ -53,4 +57,36 @@ pub fn run_worker(spec_file: &Path) -> Result<(), Error> {
     let text = std::fs::read(spec_file).map_err(|error| fail(error.to_string()))?;
     let spec: WorkerSpec = serde_json::from_slice(&text).map_err(|error| fail(error.to_string()))?;
     run(&spec, &Environment::read()?).map(|_outcome| ())
+}
+
+/// The whole `main` of a program that trains a model of its own as a rank of a gang: reads the `[train]` and
+/// `[checkpoint]` tables of `file` (`train.model` is left out), builds the model for the data by `build`, which is given
+/// the seed of its first parameters, and trains it. Rank 0 prints progress; an error ends it with code 1 and a message.
+pub fn main(
+    file: impl AsRef<Path>,
+    build: impl FnOnce(&Dataset, u64) -> Result<Box<dyn Model>, Error> + Send,
+) -> ExitCode {
+    let train = || {
+        let spec = read_custom(file.as_ref())?;
+        run_model(&spec, &Environment::read()?, build)
+    };
+    match train() {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The specification of a model of the caller's own, as [`main`] reads it; relative paths start at the file's folder.
+///
+/// # Errors
+/// [`Error::Spec`] with every problem of the file.
+pub fn read_custom(file: &Path) -> Result<WorkerSpec, Error> {
+    let fail = |reason: String| Error::Spec { path: file.to_owned(), reason };
+    let text = std::fs::read_to_string(file).map_err(|error| fail(error.to_string()))?;
+    let folder = file.parent().unwrap_or(Path::new(""));
+    WorkerSpec::parse_custom(&text, folder)
+        .map_err(|problems| fail(problems.render(&file.to_string_lossy(), &text)))
 }

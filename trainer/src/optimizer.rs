@@ -1,19 +1,83 @@
 //! Optimizers, each one pass over the flat parameters, gradient and state.
 
+use crate::layer::wide::wide;
+use crate::model::Tensor;
 use phalanx_core::spec::{AdamFields, Optimizer as Kind};
+use std::ops::Range;
 
-/// An optimizer and its state: one value per parameter in every slot.
+/// An optimizer and its state: one value in every slot for each parameter that it moves.
 #[derive(Clone, Debug)]
 pub(crate) struct Optimizer {
     kind: Kind,
+    pieces: Vec<Piece>,
     slots: Vec<Vec<f32>>,
+    /// The decay of the moving average of the parameters, whose values are the last slot.
+    average: Option<f64>,
+}
+
+/// Neighbouring parameters that move alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Piece {
+    parameters: Range<usize>,
+    /// Where their state begins in the slots.
+    start: usize,
+    /// Whether weight decay holds for them.
+    decays: bool,
+}
+
+/// The slot of the moving average.
+const AVERAGE: &str = "ema";
+
+/// One step's numbers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Step {
+    /// What the gradient is multiplied by.
+    pub(crate) scale: f32,
+    /// The learning rate.
+    pub(crate) lr: f64,
+    /// Its number, from 1.
+    pub(crate) number: u64,
 }
 
 impl Optimizer {
-    /// Starts from nothing.
-    pub(crate) fn new(kind: Kind, parameters: usize) -> Optimizer {
-        let slots = slot_names(kind).iter().map(|_| vec![0.0; parameters]).collect();
-        Optimizer { kind, slots }
+    /// Starts from nothing. It moves the parameters of `own`, ranges in rising order; tensors with one of the texts of
+    /// `no_decay` in their names are spared by weight decay.
+    pub(crate) fn new(
+        kind: Kind,
+        average: Option<f64>,
+        no_decay: &[String],
+        tensors: &[Tensor],
+        own: &[Range<usize>],
+    ) -> Optimizer {
+        let mut pieces: Vec<Piece> = Vec::new();
+        let mut start = 0;
+        for own in own {
+            let inside = tensors.iter().filter(|t| t.range.start < own.end && own.start < t.range.end);
+            for tensor in inside {
+                let range = tensor.range.start.max(own.start)..tensor.range.end.min(own.end);
+                let decays = !no_decay.iter().any(|word| tensor.name.contains(word));
+                let len = range.len();
+                match pieces.last_mut() {
+                    Some(last) if last.decays == decays && last.parameters.end == range.start => {
+                        last.parameters.end = range.end;
+                    }
+                    _ => pieces.push(Piece { parameters: range, start, decays }),
+                }
+                start += len;
+            }
+        }
+        let slots = slot_names(kind).len() + usize::from(average.is_some());
+        Optimizer { kind, pieces, slots: vec![vec![0.0; start]; slots], average }
+    }
+
+    /// Lets the moving average begin at the first parameters.
+    pub(crate) fn begin_average(&mut self, parameters: &[f32]) {
+        if let (Some(_), Some(average)) = (self.average, self.slots.last_mut()) {
+            for piece in &self.pieces {
+                let own = &parameters[piece.parameters.clone()];
+                average[piece.start..piece.start + own.len()].copy_from_slice(own);
+            }
+        }
     }
 
     /// The learning rate before any schedule.
@@ -24,63 +88,86 @@ impl Optimizer {
         }
     }
 
-    /// State by name, as PyTorch names it.
-    pub(crate) fn state(&self) -> impl Iterator<Item = (&'static str, &[f32])> {
-        slot_names(self.kind).iter().copied().zip(self.slots.iter().map(Vec::as_slice))
+    /// Names of the state's slots, as PyTorch names them.
+    pub(crate) fn slots(&self) -> Vec<&'static str> {
+        let average = self.average.map(|_| AVERAGE);
+        slot_names(self.kind).iter().copied().chain(average).collect()
     }
 
-    /// State by name, to be restored.
-    pub(crate) fn state_mut(&mut self) -> impl Iterator<Item = (&'static str, &mut [f32])> {
-        slot_names(self.kind).iter().copied().zip(self.slots.iter_mut().map(Vec::as_mut_slice))
-    }
-
-    /// Moves `parameters` by `gradient`, scaled by `scale`, at learning rate `lr`; `step` counts from 1.
-    pub(crate) fn update(
-        &mut self,
-        parameters: &mut [f32],
-        gradient: &[f32],
-        scale: f32,
-        lr: f64,
-        step: u64,
-    ) {
-        assert_eq!(parameters.len(), gradient.len());
-        #[cfg(target_arch = "x86_64")]
-        if std::arch::is_x86_feature_detected!("avx2") {
-            // SAFETY: the CPU has AVX2, as was just asked.
-            #[allow(unsafe_code)]
-            unsafe {
-                self.apply_avx2(parameters, gradient, scale, lr, step);
-            }
-            return;
+    /// Puts what this optimizer keeps in a slot where its parameters lie in `values`.
+    pub(crate) fn spread(&self, slot: usize, values: &mut [f32]) {
+        for piece in &self.pieces {
+            let len = piece.parameters.len();
+            values[piece.parameters.clone()]
+                .copy_from_slice(&self.slots[slot][piece.start..piece.start + len]);
         }
-        self.apply(parameters, gradient, scale, lr, step);
     }
 
-    /// [`Self::apply`] compiled for vectors of eight: the same operations, hence the same bits.
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2")]
-    fn apply_avx2(&mut self, parameters: &mut [f32], gradient: &[f32], scale: f32, lr: f64, step: u64) {
-        self.apply(parameters, gradient, scale, lr, step);
+    /// Takes its part of a slot from where its parameters lie in `values`.
+    pub(crate) fn take(&mut self, slot: usize, values: &[f32]) {
+        for piece in &self.pieces {
+            let from = &values[piece.parameters.clone()];
+            self.slots[slot][piece.start..piece.start + from.len()].copy_from_slice(from);
+        }
     }
 
-    #[inline(always)]
-    fn apply(&mut self, parameters: &mut [f32], gradient: &[f32], scale: f32, lr: f64, step: u64) {
-        match (self.kind, self.slots.as_mut_slice()) {
+    /// Moves its parameters by `gradient`, both whole.
+    pub(crate) fn update(&mut self, parameters: &mut [f32], gradient: &[f32], step: Step) {
+        assert_eq!(parameters.len(), gradient.len());
+        for piece in &self.pieces {
+            let (parameters, gradient) =
+                (&mut parameters[piece.parameters.clone()], &gradient[piece.parameters.clone()]);
+            let own = piece.start..piece.start + parameters.len();
+            let mut slots: Vec<&mut [f32]> =
+                self.slots.iter_mut().map(|slot| &mut slot[own.clone()]).collect();
+            let average = self.average.and_then(|decay| Some((decay, slots.pop()?)));
+            let kind = if piece.decays { self.kind } else { without_decay(self.kind) };
+            apply(kind, parameters, gradient, &mut slots, step);
+            if let Some((decay, average)) = average {
+                // Early on the average would be the first parameters for long: it follows faster (as in TensorFlow).
+                let young = (1 + step.number) as f64 / (10 + step.number) as f64;
+                move_average(average, parameters, decay.min(young) as f32);
+            }
+        }
+    }
+}
+
+wide! {
+    fn apply(kind: Kind, parameters: &mut [f32], gradient: &[f32], slots: &mut [&mut [f32]], step: Step) {
+        let Step { scale, lr, number } = step;
+        match (kind, slots) {
             (Kind::Sgd { weight_decay, .. }, []) => sgd(parameters, gradient, scale, lr, weight_decay),
             (Kind::Sgd { momentum, weight_decay, .. }, [buffer]) => {
                 sgd_momentum(parameters, gradient, buffer, scale, lr, momentum, weight_decay);
             }
             (Kind::Adam(fields), [first, second]) => {
-                adam::<false>(parameters, gradient, first, second, &AdamStep::new(fields, scale, lr, step));
+                adam::<false>(parameters, gradient, first, second, &AdamStep::new(fields, scale, lr, number));
             }
             (Kind::AdamW(fields), [first, second]) => {
-                adam::<true>(parameters, gradient, first, second, &AdamStep::new(fields, scale, lr, step));
+                adam::<true>(parameters, gradient, first, second, &AdamStep::new(fields, scale, lr, number));
             }
             (Kind::Lion { betas, weight_decay, .. }, [buffer]) => {
                 lion(parameters, gradient, buffer, scale, lr, betas, weight_decay);
             }
             (kind, slots) => unreachable!("{kind:?} with {} slots", slots.len()),
         }
+    }
+}
+
+wide! {
+    fn move_average(average: &mut [f32], parameters: &[f32], decay: f32) {
+        for (average, parameter) in average.iter_mut().zip(parameters) {
+            *average += (1.0 - decay) * (parameter - *average);
+        }
+    }
+}
+
+fn without_decay(kind: Kind) -> Kind {
+    match kind {
+        Kind::Sgd { lr, momentum, .. } => Kind::Sgd { lr, momentum, weight_decay: 0.0 },
+        Kind::Adam(fields) => Kind::Adam(AdamFields { weight_decay: 0.0, ..fields }),
+        Kind::AdamW(fields) => Kind::AdamW(AdamFields { weight_decay: 0.0, ..fields }),
+        Kind::Lion { lr, betas, .. } => Kind::Lion { lr, betas, weight_decay: 0.0 },
     }
 }
 
@@ -211,6 +298,7 @@ const LANES: usize = 16;
 /// Values summed in f32 before they are added to the f64 total.
 const BLOCK: usize = 1024;
 
+wide! {
 /// The sum of squares, always folded in the same order.
 pub(crate) fn squared_norm(values: &[f32]) -> f64 {
     let mut total = 0.0;
@@ -227,12 +315,13 @@ pub(crate) fn squared_norm(values: &[f32]) -> f64 {
     }
     total
 }
+}
 
-/// What a gradient is multiplied by so that its norm is at most `clip`.
-pub(crate) fn clip_scale(gradient: &[f32], clip: f64) -> f32 {
+/// What a gradient with this sum of squares is multiplied by so that its norm is at most `clip`.
+pub(crate) fn clip_scale(squared_norm: f64, clip: f64) -> f32 {
     // As in torch.nn.utils.clip_grad_norm_.
     const EPS: f64 = 1e-6;
-    (clip / (squared_norm(gradient).sqrt() + EPS)).min(1.0) as f32
+    (clip / (squared_norm.sqrt() + EPS)).min(1.0) as f32
 }
 
 #[cfg(test)]
@@ -244,6 +333,14 @@ mod tests {
         parameters.iter().enumerate().map(|(at, p)| p * (1.0 + at as f64) - 0.5).collect()
     }
 
+    fn tensor(name: &str, range: Range<usize>) -> Tensor {
+        Tensor { name: name.to_owned(), shape: vec![range.len()], range }
+    }
+
+    fn whole(kind: Kind, len: usize) -> Optimizer {
+        Optimizer::new(kind, None, &[], &[tensor("a", 0..len)], std::slice::from_ref(&(0..len)))
+    }
+
     fn start() -> Vec<f64> {
         (0..37).map(|at| (f64::from(at) * 0.37).sin()).collect()
     }
@@ -253,7 +350,7 @@ mod tests {
         let mut expected = start();
         let mut state = vec![[0.0; 2]; expected.len()];
         let mut found: Vec<f32> = expected.iter().map(|&p| p as f32).collect();
-        let mut optimizer = Optimizer::new(kind, found.len());
+        let mut optimizer = whole(kind, found.len());
         for step in 1..=50 {
             let slope = gradient(&expected);
             for ((p, g), s) in expected.iter_mut().zip(slope).zip(&mut state) {
@@ -262,7 +359,7 @@ mod tests {
             let slope = gradient(&found.iter().map(|&p| f64::from(p)).collect::<Vec<_>>());
             // Scaled by 4 and back: `scale` must reach the gradient and nothing else.
             let slope: Vec<f32> = slope.iter().map(|&g| (g * 4.0) as f32).collect();
-            optimizer.update(&mut found, &slope, 0.25, lr, step as u64);
+            optimizer.update(&mut found, &slope, Step { scale: 0.25, lr, number: step as u64 });
         }
         for (found, expected) in found.iter().zip(&expected) {
             assert!((f64::from(*found) - expected).abs() < 2e-4, "{kind:?}: {found}, not {expected}");
@@ -304,7 +401,7 @@ mod tests {
         let mut expected = [1.0f64, -1.0, 0.5, 0.0];
         let slope = [0.3, -0.7, 0.2, 0.0];
         let mut mean = [0.0f64; 4];
-        let mut optimizer = Optimizer::new(kind, 4);
+        let mut optimizer = whole(kind, 4);
         for step in 1..=30 {
             for at in 0..4 {
                 let u = 0.9 * mean[at] + 0.1 * slope[at];
@@ -312,7 +409,8 @@ mod tests {
                 expected[at] -= 1e-3 * (sign + 0.5 * expected[at]);
                 mean[at] = 0.99 * mean[at] + 0.01 * slope[at];
             }
-            optimizer.update(&mut found, &slope.map(|g| g as f32), 1.0, 1e-3, step);
+            let step = Step { scale: 1.0, lr: 1e-3, number: step };
+            optimizer.update(&mut found, &slope.map(|g| g as f32), step);
         }
         for (found, expected) in found.iter().zip(expected) {
             assert!((f64::from(*found) - expected).abs() < 1e-5, "{found}, not {expected}");
@@ -320,23 +418,65 @@ mod tests {
     }
 
     #[test]
-    fn wide_vectors_have_the_same_bits() {
+    fn slices_of_an_optimizer_move_as_the_whole_and_spare_what_does_not_decay() {
         let fields = AdamFields { lr: 0.02, betas: [0.9, 0.99], eps: 1e-8, weight_decay: 0.3 };
+        let tensors = [tensor("a.weight", 0..700), tensor("a.bias", 700..800), tensor("b.weight", 800..1003)];
+        let no_decay = ["bias".to_owned()];
         for kind in [
             Kind::Sgd { lr: 0.1, momentum: 0.9, weight_decay: 0.1 },
             Kind::AdamW(fields),
             Kind::Lion { lr: 1e-3, betas: [0.9, 0.99], weight_decay: 0.5 },
         ] {
-            let mut wide: Vec<f32> = (0..1003).map(|at| (at as f32 * 0.37).sin()).collect();
-            let mut narrow = wide.clone();
-            let (mut one, mut other) = (Optimizer::new(kind, 1003), Optimizer::new(kind, 1003));
-            for step in 1..5 {
-                let slope: Vec<f32> = wide.iter().map(|p| (p * 3.1).cos()).collect();
-                one.update(&mut wide, &slope, 0.7, 0.02, step);
-                other.apply(&mut narrow, &slope, 0.7, 0.02, step);
+            let all = std::slice::from_ref(&(0..1003));
+            let new = |own: &[Range<usize>]| Optimizer::new(kind, Some(0.9), &no_decay, &tensors, own);
+            let mut whole = new(all);
+            assert_eq!(whole.pieces.len(), 3);
+            let mut slices = [new(&[0..300, 650..720]), new(&[300..650, 720..1003])];
+            let start: Vec<f32> = (0..1003).map(|at| (at as f32 * 0.37).sin()).collect();
+            let (mut one, mut other) = (start.clone(), start.clone());
+            for number in 1..5 {
+                let slope: Vec<f32> = one.iter().map(|p| (p * 3.1).cos()).collect();
+                let step = Step { scale: 0.7, lr: 0.02, number };
+                whole.update(&mut one, &slope, step);
+                slices.iter_mut().for_each(|slice| slice.update(&mut other, &slope, step));
             }
-            assert!(wide.iter().zip(&narrow).all(|(a, b)| a.to_bits() == b.to_bits()), "{kind:?}");
+            assert_eq!(one, other, "{kind:?}");
+            for slot in 0..whole.slots().len() {
+                let (mut expected, mut found) = (vec![0.0; 1003], vec![0.0; 1003]);
+                whole.spread(slot, &mut expected);
+                slices.iter().for_each(|slice| slice.spread(slot, &mut found));
+                assert_eq!(expected, found, "{kind:?}");
+                let mut copy = new(all);
+                copy.take(slot, &found);
+                assert_eq!(copy.slots[slot], whole.slots[slot]);
+            }
+            let mut plain = Optimizer::new(without_decay(kind), None, &[], &tensors, all);
+            let (mut with, mut without) = (start.clone(), start.clone());
+            let step = Step { scale: 1.0, lr: 0.02, number: 1 };
+            new(all).update(&mut with, &[0.1; 1003], step);
+            plain.update(&mut without, &[0.1; 1003], step);
+            assert_eq!(with[700..800], without[700..800], "{kind:?}");
+            assert_ne!(with[..700], without[..700], "{kind:?}");
         }
+    }
+
+    #[test]
+    fn the_average_follows_the_parameters() {
+        let kind = Kind::Sgd { lr: 1.0, momentum: 0.0, weight_decay: 0.0 };
+        let mut optimizer =
+            Optimizer::new(kind, Some(0.5), &[], &[tensor("a", 0..1)], std::slice::from_ref(&(0..1)));
+        let mut parameters = [4.0];
+        optimizer.begin_average(&parameters);
+        let mut expected = 4.0;
+        for number in 1..20 {
+            optimizer.update(&mut parameters, &[1.0], Step { scale: 1.0, lr: 1.0, number });
+            let decay = ((1 + number) as f32 / (10 + number) as f32).min(0.5);
+            expected = decay * expected + (1.0 - decay) * parameters[0];
+            let mut average = [0.0];
+            optimizer.spread(0, &mut average);
+            assert!((average[0] - expected).abs() < 1e-5);
+        }
+        assert_eq!(optimizer.slots(), ["ema"]);
     }
 
     #[test]
@@ -344,8 +484,8 @@ mod tests {
         let gradient: Vec<f32> = (0..5000).map(|at| (at as f32 * 0.1).sin()).collect();
         let norm = gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
         assert!((squared_norm(&gradient).sqrt() - norm).abs() < 1e-4 * norm);
-        let scale = f64::from(clip_scale(&gradient, 2.0));
+        let scale = f64::from(clip_scale(norm * norm, 2.0));
         assert!((norm * scale - 2.0).abs() < 1e-3);
-        assert_eq!(clip_scale(&gradient, norm * 1.1), 1.0);
+        assert_eq!(clip_scale(norm * norm, norm * 1.1), 1.0);
     }
 }

@@ -9,6 +9,8 @@ pub(crate) enum Stream {
     Split,
     /// Initial parameters.
     Parameters,
+    /// What dropout leaves out in an epoch.
+    Dropout(u64),
 }
 
 /// The finaliser of splitmix64 (Steele, Lea & Flood 2014): a bijection of 64 bits in which every input bit reaches every output bit.
@@ -27,6 +29,8 @@ pub(crate) fn key(seed: u64, stream: Stream) -> u64 {
         Stream::Split => 0,
         Stream::Parameters => 1,
         Stream::Epoch(epoch) => epoch.wrapping_add(2),
+        // From the other end, so that the two never meet.
+        Stream::Dropout(epoch) => !epoch,
     };
     mix(mix(seed.wrapping_add(GOLDEN)).wrapping_add(stream.wrapping_mul(GOLDEN)))
 }
@@ -41,6 +45,12 @@ pub(crate) fn symmetric(key: u64, index: u64) -> f32 {
     // 24 bits are what an f32 in [1, 2) tells apart.
     const HALF: f32 = (1u32 << 23) as f32;
     (draw(key, index) >> 40) as f32 / HALF - 1.0
+}
+
+/// A number from 0 (included) to 1 (excluded).
+pub(crate) fn unit(key: u64, index: u64) -> f64 {
+    // 53 bits are what an f64 in [1, 2) tells apart.
+    (draw(key, index) >> 11) as f64 / (1u64 << 53) as f64
 }
 
 #[cfg(test)]
@@ -60,7 +70,9 @@ mod tests {
 
     #[test]
     fn streams_differ() {
-        let keys = [Stream::Split, Stream::Parameters, Stream::Epoch(0), Stream::Epoch(1)].map(|s| key(1, s));
+        let keys =
+            [Stream::Split, Stream::Parameters, Stream::Epoch(0), Stream::Epoch(1), Stream::Dropout(0)]
+                .map(|s| key(1, s));
         for (at, one) in keys.iter().enumerate() {
             assert!(keys[..at].iter().all(|other| other != one));
         }

@@ -116,12 +116,12 @@ impl Reporter {
     }
 
     /// Queues a report.
-    pub(crate) fn report(&mut self, step: u64, metrics: &[(&str, f64)]) -> Result<(), Error> {
+    pub(crate) fn report(&mut self, step: u64, metrics: Vec<(String, f64)>) -> Result<(), Error> {
         if self.worker.is_none() {
             return Ok(());
         }
         let metrics: BTreeMap<String, Metric> =
-            metrics.iter().map(|&(name, value)| (name.to_owned(), Metric(value))).collect();
+            metrics.into_iter().map(|(name, value)| (name, Metric(value))).collect();
         self.send(Message::Report(Request::Report(Report { step: Some(step), metrics })))
     }
 
@@ -203,10 +203,10 @@ mod tests {
             lines
         });
         let mut reporter = Reporter::new(Some(path));
-        reporter.report(1, &[("loss", 0.5)]).unwrap();
+        reporter.report(1, vec![("loss".to_owned(), 0.5)]).unwrap();
         reporter.flush().unwrap();
         assert!(!reporter.stop());
-        reporter.report(2, &[("loss", f64::NAN)]).unwrap();
+        reporter.report(2, vec![("loss".to_owned(), f64::NAN)]).unwrap();
         reporter.flush().unwrap();
         assert!(reporter.stop());
         drop(reporter);
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn outside_a_job_nothing_happens() {
         let mut reporter = Reporter::new(None);
-        reporter.report(1, &[("loss", 0.5)]).unwrap();
+        reporter.report(1, vec![("loss".to_owned(), 0.5)]).unwrap();
         reporter.flush().unwrap();
         assert!(!reporter.stop());
     }

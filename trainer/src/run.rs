@@ -1,29 +1,24 @@
-//! One rank's training, from the specification to the last line.
+//! One rank's training, from the specification to the last step.
 
 use crate::Error;
-use crate::checkpoint::{Destination, Loaded, State, Writer};
+use crate::checkpoint::{self, Destination, Loaded, State, Writer};
 use crate::data::Dataset;
 use crate::environment::Environment;
 use crate::evaluate::{Judgement, judge};
-use crate::gang::Gang;
-use crate::gradient::{Batch, Cut, Worker};
-use crate::model::{Engine, Mlp};
-use crate::optimizer::{self, Optimizer};
+use crate::gang::{Gang, own_slices};
+use crate::gradient::{Cut, Task, Worker};
+use crate::model::{self, Model};
+use crate::optimizer::{self, Optimizer, Step};
+use crate::progress;
 use crate::report::Reporter;
 use crate::sampler::{Position, Sampler};
 use crate::schedule;
 use phalanx_collective::ArenaBuffer;
-use phalanx_core::spec::{Activation, LOGICAL_SHARDS, ModelSpec, TrainDuration, TrainSpec, WorkerSpec};
-use std::io::Write;
+use phalanx_core::spec::{LOGICAL_SHARDS, TrainDuration, TrainSpec, WorkerSpec};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
-
-/// Progress lines of a run, at most about so many.
-const PROGRESS_LINES: u64 = 20;
-
-/// Most parameters of a model: 4 GiB of them.
-const PARAMETERS: usize = 1 << 30;
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,78 +29,152 @@ pub struct Outcome {
     pub stopped: bool,
     /// The last step's loss; `None` if this process made no step.
     pub loss: Option<f64>,
-    /// What held-out rows said at last.
+    /// What the validation part said at last.
     pub judgement: Option<Judgement>,
+    /// What the test part said at the end.
+    pub test: Option<Judgement>,
 }
 
-/// Trains as one rank of the gang that `environment` describes.
+/// Trains the built-in model that `spec` asks for, as one rank of the gang that `environment` describes. It may be called
+/// again and again in one process.
 ///
 /// # Errors
 /// See [`Error`].
 pub fn run(spec: &WorkerSpec, environment: &Environment) -> Result<Outcome, Error> {
-    let mut run = Run::start(spec, environment)?;
-    run.announce();
-    match run.train() {
-        Ok(stopped) => run.end(stopped),
-        Err(error) => {
-            // What was measured before it is worth having; the error at hand says more than one from here.
-            let _ = run.reporter.flush();
-            Err(error)
-        }
-    }
+    on_threads(spec, environment, || {
+        let data = read(spec, environment)?;
+        let (name, model) = model::build(&spec.train, &data)?;
+        Run::start(spec, environment, data, name, model)?.finish()
+    })
 }
 
-struct Run<'a> {
-    spec: &'a WorkerSpec,
-    train: &'a TrainSpec,
+/// The same with a model of the caller's: `build` makes it for the data, drawing its first parameters by the seed, so that
+/// all ranks begin alike.
+///
+/// # Errors
+/// See [`Error`].
+pub fn run_model(
+    spec: &WorkerSpec,
+    environment: &Environment,
+    build: impl FnOnce(&Dataset, u64) -> Result<Box<dyn Model>, Error> + Send,
+) -> Result<Outcome, Error> {
+    on_threads(spec, environment, || {
+        let data = read(spec, environment)?;
+        let model = build(&data, spec.train.seed)?;
+        let name = name_of(&*model);
+        Run::start(spec, environment, data, name, model)?.finish()
+    })
+}
+
+/// The same with data of the caller's too, in place of what `spec` names.
+///
+/// # Errors
+/// See [`Error`].
+pub fn run_on(
+    spec: &WorkerSpec,
+    environment: &Environment,
     data: Dataset,
-    model_name: String,
+    build: impl FnOnce(&Dataset, u64) -> Result<Box<dyn Model>, Error> + Send,
+) -> Result<Outcome, Error> {
+    on_threads(spec, environment, || {
+        let model = build(&data, spec.train.seed)?;
+        let name = name_of(&*model);
+        Run::start(spec, environment, data, name, model)?.finish()
+    })
+}
+
+/// Runs `train` in a pool of the run's own threads, which matrix products and layers use.
+fn on_threads<T: Send>(
+    spec: &WorkerSpec,
+    environment: &Environment,
+    train: impl FnOnce() -> Result<T, Error> + Send,
+) -> Result<T, Error> {
+    let threads = spec.train.threads.or(environment.threads).map_or_else(
+        || std::thread::available_parallelism().map_or(1, usize::from),
+        |threads| threads as usize,
+    );
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let pool =
+        pool.map_err(|error| Error::Configuration(format!("cannot start {threads} threads: {error}")))?;
+    pool.install(train)
+}
+
+fn read(spec: &WorkerSpec, environment: &Environment) -> Result<Dataset, Error> {
+    let scratch = environment.scratch.clone().unwrap_or_else(std::env::temp_dir);
+    let train = &spec.train;
+    Ok(Dataset::read(&train.data, train.loss, train.seed, &spec.base_dir, &scratch)?)
+}
+
+/// A model of the caller's in checkpoints and messages.
+fn name_of(model: &dyn Model) -> String {
+    format!("custom of {} tensors", model.tensors().len())
+}
+
+pub(crate) struct Run<'a> {
+    spec: &'a WorkerSpec,
+    pub(crate) train: &'a TrainSpec,
+    pub(crate) data: Dataset,
+    pub(crate) model_name: String,
     data_hash: String,
-    engine: Box<dyn Engine>,
+    pub(crate) model: Box<dyn Model>,
     optimizer: Optimizer,
     sampler: Sampler,
-    position: Position,
-    total_steps: u64,
+    pub(crate) position: Position,
+    pub(crate) total_steps: u64,
     worker: Worker,
     gradient: ArenaBuffer<f32>,
-    gang: Gang,
-    reporter: Reporter,
+    pub(crate) gang: Gang,
+    pub(crate) reporter: Reporter,
     checkpoints: Option<Writer>,
     /// The step of the checkpoint that this process started from.
     restored: Option<u64>,
-    terminated: Arc<AtomicBool>,
-    loss: Option<f64>,
-    judgement: Option<Judgement>,
+    terminated: Terminated,
+    pub(crate) loss: Option<f64>,
+    pub(crate) judgement: Option<Judgement>,
+    pub(crate) test: Option<Judgement>,
+    /// The moving average of the parameters, where there is one, gathered for judging.
+    average: Vec<f32>,
     /// When the throughput was last measured, and the samples since.
-    measured: (Instant, u64),
+    pub(crate) measured: (Instant, u64),
     /// The step of the last progress line.
-    printed: u64,
+    pub(crate) printed: u64,
 }
 
 impl<'a> Run<'a> {
-    fn start(spec: &'a WorkerSpec, environment: &Environment) -> Result<Run<'a>, Error> {
+    fn start(
+        spec: &'a WorkerSpec,
+        environment: &Environment,
+        data: Dataset,
+        model_name: String,
+        mut model: Box<dyn Model>,
+    ) -> Result<Run<'a>, Error> {
         let train = &spec.train;
-        set_threads(train, environment);
-        let data = Dataset::read(&train.data, train.loss, &spec.base_dir, train.seed)?;
-        check(train, &data, environment)?;
-        let (model_name, mut engine) = build(train, &data)?;
-        let parameters = engine.parameters().len();
-        let mut optimizer = Optimizer::new(train.optimizer, parameters);
-        let data_hash = data.fingerprint().to_hex().to_string();
-        let loaded = environment.checkpoint.as_deref().map(Loaded::read).transpose()?;
-        let fingerprint = fingerprint(spec, &data_hash, loaded.as_ref());
+        check(train, &data, &*model, environment)?;
+        let tensors = model.tensors().to_vec();
+        let parameters = model.parameters().len();
+        let own = match train.shard_optimizer {
+            true => own_slices(parameters, environment.rank as usize, environment.world as usize),
+            false => std::iter::once(0..parameters).collect(),
+        };
+        let mut optimizer = Optimizer::new(train.optimizer, train.ema, &train.no_decay, &tensors, &own);
+        optimizer.begin_average(model.parameters());
+        let data_hash = data.fingerprint()?.to_hex().to_string();
+        let loaded = environment.checkpoint.as_deref().map(Loaded::read_or_earlier).transpose()?;
+        let fingerprint = fingerprint(spec, &data_hash, &*model, loaded.as_ref());
         let sampler = Sampler::new(data.training.len() as u64, u64::from(train.batch_size), train.seed);
         let mut position = Position::default();
+        let first = state(train, &data, &model_name, &data_hash, position, None);
         if let Some(loaded) = &loaded {
-            loaded.check(&state(train, &data, &model_name, &data_hash, position))?;
-            loaded.restore(&mut *engine, &mut optimizer)?;
+            loaded.check(&first)?;
+            loaded.restore(&tensors, model.parameters_mut(), &mut optimizer)?;
             position = loaded.state.position;
         }
         let gang = Gang::meet(environment, fingerprint, parameters)?;
         let cut = if train.logical_shards { Cut::Shards } else { Cut::Rounds(u64::from(train.accumulate)) };
         let leads = environment.rank == 0;
-        let checkpoints =
-            destination(environment).filter(|_| leads).map(|to| Writer::new(to, engine.tensors()));
+        let checkpoints = destination(spec, environment)
+            .filter(|_| leads)
+            .map(|to| Writer::new(to, &tensors, first, &optimizer.slots()));
         Ok(Run {
             spec,
             train,
@@ -113,25 +182,39 @@ impl<'a> Run<'a> {
                 TrainDuration::Epochs(epochs) => epochs.saturating_mul(sampler.steps_per_epoch()),
                 TrainDuration::Steps(steps) => steps,
             },
-            worker: Worker::new(gang.rank(), gang.world(), cut, parameters),
+            worker: Worker::new(gang.rank(), gang.world(), cut, parameters, train.seed),
             gradient: gang.gradient_buffer(parameters)?,
             gang,
             data,
             model_name,
             data_hash,
-            engine,
+            model,
             optimizer,
             sampler,
             position,
             reporter: Reporter::new(environment.socket.clone().filter(|_| leads)),
             checkpoints,
             restored: loaded.map(|loaded| loaded.state.position.step),
-            terminated: on_sigterm()?,
+            terminated: Terminated::on_sigterm()?,
             loss: None,
             judgement: None,
+            test: None,
+            average: Vec::new(),
             measured: (Instant::now(), 0),
             printed: position.step,
         })
+    }
+
+    fn finish(mut self) -> Result<Outcome, Error> {
+        progress::announce(&self);
+        match self.train() {
+            Ok(stopped) => self.end(stopped),
+            Err(error) => {
+                // What was measured before it is worth having; the error at hand says more than one from here.
+                let _ = self.reporter.flush();
+                Err(error)
+            }
+        }
     }
 
     /// Steps until the end or until asked to stop; the answer is whether it was asked.
@@ -139,16 +222,16 @@ impl<'a> Run<'a> {
         self.measured.0 = Instant::now();
         if self.done() {
             // Restored after the last step: what is left is to say how good the model is.
-            self.judgement = judge(&mut self.gang, &mut *self.engine, &self.data)?;
+            self.judge(true)?;
         }
         while !self.done() {
             let mut stop = self.step()?;
             let epoch_ended = self.position.index == 0;
             let judged = self.done() || self.train.eval_every.map_or(epoch_ended, |every| self.at(every));
             if judged {
-                self.judgement = judge(&mut self.gang, &mut *self.engine, &self.data)?;
+                self.judge(self.done())?;
             }
-            self.report(judged)?;
+            progress::report(self, judged)?;
             if judged {
                 // What the tuner says to this score holds from this very step on, on every rank.
                 self.reporter.flush()?;
@@ -165,39 +248,48 @@ impl<'a> Run<'a> {
         Ok(false)
     }
 
-    fn done(&self) -> bool {
+    pub(crate) fn done(&self) -> bool {
         match self.train.duration {
             TrainDuration::Epochs(epochs) => self.position.epoch >= epochs,
             TrainDuration::Steps(steps) => self.position.step >= steps,
         }
     }
 
-    fn at(&self, every: u64) -> bool {
+    pub(crate) fn at(&self, every: u64) -> bool {
         self.position.step.is_multiple_of(every)
     }
 
     /// One optimizer step; the answer is whether any rank was asked to stop.
     fn step(&mut self) -> Result<bool, Error> {
-        let batch = Batch {
-            engine: &mut *self.engine,
+        let task = Task {
+            model: &mut *self.model,
             sampler: &mut self.sampler,
             data: &self.data,
             position: self.position,
         };
-        self.worker.compute(batch, &mut self.gradient);
-        if self.terminated.load(Ordering::Relaxed) || self.reporter.stop() {
+        self.worker.compute(task, &mut self.gradient)?;
+        if self.terminated.is_raised() || self.reporter.stop() {
             let last = self.gradient.len() - 1;
             self.gradient[last] = 1.0;
         }
-        let tail = self.gang.reduce(&mut self.gradient)?;
-        let step = self.position.step + 1;
+        let sharded = self.train.shard_optimizer && self.gang.world() > 1;
+        let (tail, squared_norm) = match sharded {
+            true => self.gang.reduce_own(&mut self.gradient)?,
+            false => self.gang.reduce(&mut self.gradient)?,
+        };
+        let number = self.position.step + 1;
         if !tail.loss.is_finite() {
-            return Err(self.diverged(f64::from(tail.loss), step));
+            return Err(self.diverged(f64::from(tail.loss), number));
         }
-        let gradient = &self.gradient[..self.engine.parameters().len()];
-        let scale = self.train.clip.map_or(1.0, |clip| optimizer::clip_scale(gradient, clip));
-        let lr = self.lr();
-        self.optimizer.update(self.engine.parameters_mut(), gradient, scale, lr, step);
+        let scale = self.train.clip.map_or(1.0, |clip| optimizer::clip_scale(squared_norm, clip));
+        let parameters = self.model.parameters_mut();
+        let gradient = &self.gradient[..parameters.len()];
+        let lr =
+            self.optimizer.lr() * schedule::factor(self.train.schedule, self.position.step, self.total_steps);
+        self.optimizer.update(parameters, gradient, Step { scale, lr, number });
+        if sharded {
+            self.gang.gather(parameters)?;
+        }
         let places = self.sampler.batch(self.position);
         self.measured.1 += places.end - places.start;
         self.position = self.sampler.advance(self.position);
@@ -205,9 +297,43 @@ impl<'a> Run<'a> {
         Ok(tail.stop)
     }
 
-    /// The learning rate of the coming step.
-    fn lr(&self) -> f64 {
-        self.optimizer.lr() * schedule::factor(self.train.schedule, self.position.step, self.total_steps)
+    /// The learning rate of the last step.
+    pub(crate) fn last_lr(&self) -> f64 {
+        let before = self.position.step.saturating_sub(1);
+        self.optimizer.lr() * schedule::factor(self.train.schedule, before, self.total_steps)
+    }
+
+    /// Judges the model on the validation part, and at the end on the test part: with the average of its parameters,
+    /// where that is kept.
+    fn judge(&mut self, at_end: bool) -> Result<(), Error> {
+        self.use_average()?;
+        let Run { gang, model, data, .. } = self;
+        self.judgement = judge(gang, &mut **model, data, &data.validation)?;
+        if at_end {
+            self.test = judge(gang, &mut **model, data, &data.test)?;
+        }
+        self.swap_average();
+        Ok(())
+    }
+
+    /// Puts the average of the parameters in their place; [`Self::swap_average`] undoes it.
+    fn use_average(&mut self) -> Result<(), Error> {
+        if self.train.ema.is_some() {
+            self.average.resize(self.model.parameters().len(), 0.0);
+            let slot = self.optimizer.slots().len() - 1;
+            self.optimizer.spread(slot, &mut self.average);
+            if self.train.shard_optimizer {
+                self.gang.gather(&mut self.average)?;
+            }
+        }
+        self.swap_average();
+        Ok(())
+    }
+
+    fn swap_average(&mut self) {
+        if !self.average.is_empty() {
+            self.model.parameters_mut().swap_with_slice(&mut self.average);
+        }
     }
 
     fn diverged(&mut self, loss: f64, step: u64) -> Error {
@@ -222,39 +348,44 @@ impl<'a> Run<'a> {
         Error::Diverged { loss, step, last_checkpoint }
     }
 
-    fn report(&mut self, judged: bool) -> Result<(), Error> {
-        let logged = self.at(self.train.log_every) || self.done();
-        if self.gang.rank() > 0 || !(judged || logged) {
-            return Ok(());
-        }
-        let mut metrics = Vec::with_capacity(5);
-        if logged {
-            let (since, samples) = std::mem::replace(&mut self.measured, (Instant::now(), 0));
-            let lr = self.optimizer.lr()
-                * schedule::factor(self.train.schedule, self.position.step - 1, self.total_steps);
-            metrics.extend([("loss", self.loss.unwrap_or(f64::NAN)), ("lr", lr)]);
-            metrics.push(("samples_per_s", samples as f64 / since.elapsed().as_secs_f64().max(1e-9)));
-        }
-        if judged {
-            metrics.extend(self.judgement.iter().flat_map(Judgement::metrics));
-            self.print_progress();
-        }
-        if metrics.is_empty() {
-            return Ok(());
-        }
-        self.reporter.report(self.position.step, &metrics)
-    }
-
     fn checkpoint(&mut self) -> Result<(), Error> {
+        // Where the optimizer's state is shared out, all ranks put it together.
+        let whole = match self.train.shard_optimizer && self.gang.world() > 1 {
+            true => Some(self.gather_optimizer()?),
+            false => None,
+        };
+        let state = self.state();
+        let (loss, step) = (self.loss.unwrap_or(f64::NAN), self.position.step);
         let Some(writer) = &mut self.checkpoints else { return Ok(()) };
-        if !self.engine.parameters().iter().all(|parameter| parameter.is_finite()) {
-            let (loss, step) = (self.loss.unwrap_or(f64::NAN), self.position.step);
+        if !self.model.parameters().iter().all(|parameter| parameter.is_finite()) {
             return Err(self.diverged(loss, step));
         }
         // The agent ranks checkpoints by their metrics, so these go first.
         self.reporter.flush()?;
-        let state = state(self.train, &self.data, &self.model_name, &self.data_hash, self.position);
-        writer.write(state, &*self.engine, &self.optimizer)
+        match whole {
+            Some(whole) => writer.write_whole(state, self.model.parameters(), whole),
+            None => writer.write(state, self.model.parameters(), &self.optimizer),
+        }
+    }
+
+    fn gather_optimizer(&mut self) -> Result<Vec<Vec<f32>>, Error> {
+        let mut whole = Vec::new();
+        for slot in 0..self.optimizer.slots().len() {
+            let mut values = vec![0.0; self.model.parameters().len()];
+            self.optimizer.spread(slot, &mut values);
+            self.gang.gather(&mut values)?;
+            whole.push(values);
+        }
+        Ok(whole)
+    }
+
+    fn state(&self) -> State {
+        let score = self.spec.checkpoint.metric.as_deref().and_then(|metric| {
+            let metrics = self.judgement.iter().flat_map(|judgement| judgement.metrics("val"));
+            metrics.chain(self.loss.map(|loss| ("loss".to_owned(), loss))).find(|(name, _)| name == metric)
+        });
+        let score = score.map(|(_, value)| value);
+        state(self.train, &self.data, &self.model_name, &self.data_hash, self.position, score)
     }
 
     fn end(mut self, stopped: bool) -> Result<Outcome, Error> {
@@ -262,91 +393,57 @@ impl<'a> Run<'a> {
         if let Some(writer) = &mut self.checkpoints {
             writer.finish()?;
         }
+        if let Some(path) = self.train.export.as_ref().map(|path| self.spec.base_dir.join(path)) {
+            self.export(&path)?;
+        }
+        progress::end(&self, stopped);
+        let Run { gang, position, loss, judgement, test, .. } = self;
+        gang.part()?;
+        Ok(Outcome { steps: position.step, stopped, loss, judgement, test })
+    }
+
+    fn export(&mut self, path: &Path) -> Result<(), Error> {
+        self.use_average()?;
         if self.gang.rank() == 0 {
-            self.print_end(stopped);
+            checkpoint::export(path, &self.state(), self.model.tensors(), self.model.parameters())?;
         }
-        self.gang.part()?;
-        Ok(Outcome { steps: self.position.step, stopped, loss: self.loss, judgement: self.judgement })
-    }
-
-    fn announce(&self) {
-        if self.gang.rank() > 0 {
-            return;
-        }
-        let mut line = format!(
-            "training {} ({} parameters) on {} rows of {}, {} held out, {}",
-            self.model_name,
-            self.engine.parameters().len(),
-            self.data.training.len(),
-            self.data.path.display(),
-            self.data.validation.len(),
-            match self.gang.world() {
-                1 => "1 worker".to_owned(),
-                world => format!("{world} workers"),
-            }
-        );
-        if self.position.step > 0 {
-            line.push_str(&format!(", going on from step {}", self.position.step));
-        }
-        print(&line);
-    }
-
-    fn print_progress(&mut self) {
-        if !self.done() && self.position.step < self.printed + self.total_steps / PROGRESS_LINES {
-            return;
-        }
-        self.printed = self.position.step;
-        let mut line = format!("step {}/{}", self.position.step, self.total_steps);
-        line.push_str(&format!("  epoch {}", self.position.epoch));
-        if let Some(loss) = self.loss {
-            line.push_str(&format!("  loss {loss:.5}"));
-        }
-        for (name, value) in self.judgement.iter().flat_map(Judgement::metrics) {
-            line.push_str(&format!("  {name} {value:.4}"));
-        }
-        print(&line);
-    }
-
-    fn print_end(&self, stopped: bool) {
-        match (&self.judgement, stopped) {
-            (_, true) => print(&format!("stopped at step {} as asked", self.position.step)),
-            (Some(Judgement { score: (name, value), .. }), false) => {
-                print(&format!("validation {name}: {value:.4}"))
-            }
-            (None, false) => print(&format!(
-                "final loss: {:.5} (nothing is held out; `data.validation = 0.2` would say how good the model is)",
-                self.loss.unwrap_or(f64::NAN)
-            )),
-        }
+        self.swap_average();
+        Ok(())
     }
 }
 
-/// A line for people. Nobody may be listening, which is no reason to stop training.
-fn print(line: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+/// A flag that SIGTERM raises, for as long as this lives.
+struct Terminated {
+    flag: Arc<AtomicBool>,
+    handler: signal_hook::SigId,
 }
 
-/// Sizes the pool of threads that matrix products use.
-fn set_threads(train: &TrainSpec, environment: &Environment) {
-    let threads = train.threads.or(environment.threads).map_or_else(
-        || std::thread::available_parallelism().map_or(1, usize::from),
-        |threads| threads as usize,
-    );
-    // Only the first call in a process counts; later ones (in tests) find the pool made.
-    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+impl Terminated {
+    fn on_sigterm() -> Result<Terminated, Error> {
+        let flag = Arc::new(AtomicBool::new(false));
+        let handler = signal_hook::flag::register(signal_hook::consts::SIGTERM, flag.clone())
+            .map_err(Error::io("install a handler for", "SIGTERM"))?;
+        Ok(Terminated { flag, handler })
+    }
+
+    fn is_raised(&self) -> bool {
+        self.flag.load(Ordering::Relaxed)
+    }
 }
 
-/// A flag that SIGTERM raises.
-fn on_sigterm() -> Result<Arc<AtomicBool>, Error> {
-    let flag = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register(signal_hook::consts::SIGTERM, flag.clone())
-        .map_err(Error::io("install a handler for", "SIGTERM"))?;
-    Ok(flag)
+impl Drop for Terminated {
+    fn drop(&mut self) {
+        signal_hook::low_level::unregister(self.handler);
+    }
 }
 
-/// What only the data and the gang tell.
-fn check(train: &TrainSpec, data: &Dataset, environment: &Environment) -> Result<(), Error> {
+/// What only the data, the model and the gang tell.
+fn check(
+    train: &TrainSpec,
+    data: &Dataset,
+    model: &dyn Model,
+    environment: &Environment,
+) -> Result<(), Error> {
     let rows = data.training.len();
     if train.batch_size as usize > rows {
         return Err(Error::Configuration(format!(
@@ -361,38 +458,26 @@ fn check(train: &TrainSpec, data: &Dataset, environment: &Environment) -> Result
             environment.world
         )));
     }
+    let mut end = 0;
+    for tensor in model.tensors() {
+        if tensor.range.start != end || tensor.range.len() != tensor.shape.iter().product::<usize>() {
+            let message = "its place and shape do not go together with those of the tensor before";
+            return Err(Error::Model(format!("tensor `{}`: {message}", tensor.name)));
+        }
+        end = tensor.range.end;
+    }
+    if end == 0 || end != model.parameters().len() {
+        let found = model.parameters().len();
+        return Err(Error::Model(match found {
+            0 => "it has no parameters; there is nothing to learn".to_owned(),
+            _ => format!("its tensors take {end} of {found} parameters"),
+        }));
+    }
     Ok(())
 }
 
-/// The model that the specification asks for, and its name in checkpoints.
-fn build(train: &TrainSpec, data: &Dataset) -> Result<(String, Box<dyn Engine>), Error> {
-    let mut widths = vec![data.width()];
-    let (kind, activation) = match &train.model {
-        ModelSpec::Linear => ("linear", Activation::Relu),
-        ModelSpec::Mlp { hidden, activation } => {
-            widths.extend(hidden.iter().map(|&width| width as usize));
-            ("mlp", *activation)
-        }
-    };
-    widths.push(data.outputs());
-    let count: usize = widths.windows(2).map(|pair| (pair[0] + 1) * pair[1]).sum();
-    if count > PARAMETERS {
-        return Err(Error::Configuration(format!(
-            "`train.model` has {count} parameters; the limit is {PARAMETERS}; make `hidden` smaller"
-        )));
-    }
-    let shape = widths.iter().map(ToString::to_string).collect::<Vec<_>>().join("-");
-    let name = match (kind, activation) {
-        ("linear", _) => format!("linear {shape}"),
-        (_, Activation::Relu) => format!("mlp {shape} relu"),
-        (_, Activation::Gelu) => format!("mlp {shape} gelu"),
-        (_, Activation::Tanh) => format!("mlp {shape} tanh"),
-    };
-    Ok((name, Box::new(Mlp::new(&widths, activation, data.loss, train.seed))))
-}
-
-/// What all ranks must have in common.
-fn fingerprint(spec: &WorkerSpec, data_hash: &str, loaded: Option<&Loaded>) -> String {
+/// What all ranks must have in common: the run, the data, and the order of the parameters.
+fn fingerprint(spec: &WorkerSpec, data_hash: &str, model: &dyn Model, loaded: Option<&Loaded>) -> String {
     let mut hasher = blake3::Hasher::new();
     // Folders may differ between hosts; what was read from them may not.
     let common = (&spec.train, &spec.checkpoint, env!("CARGO_PKG_VERSION"));
@@ -400,34 +485,48 @@ fn fingerprint(spec: &WorkerSpec, data_hash: &str, loaded: Option<&Loaded>) -> S
         hasher.update(&json);
     }
     hasher.update(data_hash.as_bytes());
+    for tensor in model.tensors() {
+        hasher.update(format!("{} {:?} {:?};", tensor.name, tensor.shape, tensor.range).as_bytes());
+    }
     if let Some(loaded) = loaded {
         hasher.update(loaded.hash.as_bytes());
     }
     hasher.finalize().to_hex().to_string()
 }
 
-fn state(train: &TrainSpec, data: &Dataset, model: &str, data_hash: &str, position: Position) -> State {
+fn state(
+    train: &TrainSpec,
+    data: &Dataset,
+    model: &str,
+    data_hash: &str,
+    position: Position,
+    score: Option<f64>,
+) -> State {
+    let average = if train.ema.is_some() { " with ema" } else { "" };
     State {
         format: State::FORMAT,
         position,
         batch_size: train.batch_size,
         seed: train.seed,
-        optimizer: optimizer::name(train.optimizer).to_owned(),
+        optimizer: format!("{}{average}", optimizer::name(train.optimizer)),
         model: model.to_owned(),
         data: data_hash.to_owned(),
         features: data.columns.clone(),
         scaling: data.scaling.clone(),
         classes: data.classes.clone(),
+        vocabulary: data.vocabulary.clone(),
+        score,
     }
 }
 
 /// Where checkpoints go: to the agent; without one into `PHALANX_SCRATCH`, if that is set.
-fn destination(environment: &Environment) -> Option<Destination> {
-    /// Checkpoints that stay outside a job.
-    const KEEP: usize = 2;
-    let scratch = environment.scratch.clone()?;
+fn destination(spec: &WorkerSpec, environment: &Environment) -> Option<Destination> {
+    let scratch: PathBuf = environment.scratch.clone()?;
     Some(match environment.socket.clone() {
         Some(socket) => Destination::Agent { socket, scratch },
-        None => Destination::Folder { path: scratch, keep: KEEP },
+        None => {
+            let (keep, mode) = (spec.checkpoint.keep as usize, spec.checkpoint.mode);
+            Destination::Folder { path: scratch, keep, mode }
+        }
     })
 }

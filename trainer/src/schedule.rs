@@ -11,7 +11,10 @@ const ONE_CYCLE_END: f64 = 1e-4;
 pub(crate) fn factor(schedule: Schedule, done: u64, total: u64) -> f64 {
     match schedule {
         Schedule::Constant => 1.0,
-        Schedule::Step { every, gamma } => gamma.powf((done / every) as f64),
+        Schedule::Warmup { warmup } => warm(done, warmup).unwrap_or(1.0),
+        Schedule::Step { every, gamma, warmup } => {
+            warm(done, warmup).unwrap_or(1.0) * gamma.powf((done / every) as f64)
+        }
         Schedule::Cosine { warmup, floor } => warm(done, warmup)
             .unwrap_or_else(|| floor + (1.0 - floor) * half_cosine(after(done, warmup, total))),
         Schedule::Linear { warmup, floor } => {
@@ -61,7 +64,9 @@ mod tests {
     #[test]
     fn curves() {
         curve(Schedule::Constant, 3, &[1.0, 1.0, 1.0]);
-        curve(Schedule::Step { every: 2, gamma: 0.1 }, 5, &[1.0, 1.0, 0.1, 0.1, 0.01]);
+        curve(Schedule::Warmup { warmup: 2 }, 3, &[0.5, 1.0, 1.0]);
+        curve(Schedule::Step { every: 2, gamma: 0.1, warmup: 0 }, 5, &[1.0, 1.0, 0.1, 0.1, 0.01]);
+        curve(Schedule::Step { every: 2, gamma: 0.1, warmup: 4 }, 5, &[0.25, 0.5, 0.075, 0.1, 0.01]);
         curve(Schedule::Linear { warmup: 2, floor: 0.0 }, 5, &[0.5, 1.0, 1.0, 0.5, 0.0]);
         curve(Schedule::Cosine { warmup: 0, floor: 0.2 }, 3, &[1.0, 0.6, 0.2]);
         curve(Schedule::OneCycle { rise: 0.4 }, 5, &[0.04, 0.52, 1.0, 0.50005, 0.0001]);

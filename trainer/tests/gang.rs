@@ -219,7 +219,9 @@ fn a_rerun_is_the_same_bit_for_bit() {
         }
         assert_eq!(heard.checkpoints.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [11, 22, 33]);
         assert!((heard.values("val/accuracy")[2].1 - accuracy).abs() < 1e-4);
-        assert!(fs::read_dir(first.path("scratch-0")).unwrap().next().is_none(), "staged folders go");
+        // What stays is the flight recorder's, until the attempt's scratch folder goes.
+        let mut left = fs::read_dir(first.path("scratch-0")).unwrap().map(|entry| entry.unwrap().file_name());
+        assert!(left.all(|name| !name.to_string_lossy().starts_with("checkpoint")), "staged folders go");
     }
 }
 
@@ -452,7 +454,7 @@ fn what_the_data_cannot_give_is_refused() {
     );
     let wide = TRAIN.replace("[24]", "[65536, 65536]");
     let error = message(&run(&agent, &job(&agent, &wide, ""), 1, None)[0]);
-    assert!(error.contains("the limit is 1073741824; make `hidden` smaller"), "{error}");
+    assert!(error.contains("the limit is 1073741824; make it smaller"), "{error}");
     let error = message(&run(&agent, &job(&agent, &TRAIN.replace("\"kind\"", "\"sort\""), ""), 1, None)[0]);
     assert!(
         error.starts_with("error: blobs.csv, line 1: there is no column `sort` (`data.target`)"),
@@ -483,4 +485,158 @@ fn numbers_are_learnt_too() {
     let heard = agent.heard();
     assert_eq!(heard.values("val/r2").iter().map(|(step, _)| *step).collect::<Vec<_>>(), [80, 160, 200]);
     assert_eq!(heard.values("loss").len(), 20);
+}
+
+/// Small runs of every kind of model, and of what shares work out otherwise.
+fn kinds() -> Vec<(&'static str, String)> {
+    let common =
+        "epochs = 2\nbatch_size = 24\nlog_every = 1\nseed = 5\noptimizer = { kind = \"adamw\", lr = 0.01 }\n";
+    let blobs = "data = { kind = \"csv\", path = \"blobs.csv\", target = \"kind\", validation = 0.2";
+    let text = "data = { kind = \"text\", path = \"blobs.csv\", validation = 0.2, context = 16 }";
+    let transformer = "model = { kind = \"transformer\", layers = 1, width = 16, heads = 2, dropout = 0.1 }";
+    vec![
+        ("linear", format!("{blobs} }}\nmodel = {{ kind = \"linear\" }}\n{common}")),
+        (
+            "mlp",
+            format!("{blobs} }}\nmodel = {{ kind = \"mlp\", hidden = [8, 8], dropout = 0.2 }}\n{common}"),
+        ),
+        (
+            "cnn",
+            format!(
+                "{blobs}, shape = [1, 2, 3] }}\nmodel = {{ kind = \"cnn\", channels = [4], hidden = 8 }}\n{common}"
+            ),
+        ),
+        ("transformer", format!("{text}\n{transformer}\n{common}clip = 1.0\n")),
+        ("encoder", format!("{blobs} }}\n{transformer}\n{common}")),
+        (
+            "sharded optimizer",
+            format!(
+                "{blobs} }}\nmodel = {{ kind = \"mlp\" }}\n{common}clip = 0.5\nema = 0.9\nshard_optimizer = true\n"
+            ),
+        ),
+    ]
+}
+
+#[test]
+fn every_kind_of_model_keeps_the_promises() {
+    for (kind, train) in kinds() {
+        let policy = "[checkpoint]\nevery_steps = 7";
+        let first = Agent::new(None);
+        let out = succeed(&first, &job(&first, &train, policy), 2, None);
+        let losses = |agent: &Agent| {
+            let heard = agent.heard();
+            [heard.values("loss"), heard.values("val/loss"), heard.values("val/accuracy")].concat()
+        };
+        let expected = losses(&first);
+        assert!(expected.len() > 10, "{kind}: {out}");
+
+        let again = Agent::new(None);
+        assert_eq!(out, succeed(&again, &job(&again, &train, policy), 2, None), "{kind}");
+        assert_eq!(first.heard().reports, again.heard().reports, "{kind}: bit for bit");
+
+        let resumed = Agent::new(None);
+        succeed(&resumed, &job(&resumed, &train, policy), 2, Some(&first.checkpoint(7)));
+        assert_eq!(resumed.heard().reports[..], first.heard().reports[7..], "{kind}: resumed bit for bit");
+
+        for world in [1, 4] {
+            let agent = Agent::new(None);
+            succeed(&agent, &job(&agent, &train, policy), world, None);
+            for ((step, found), (_, expected)) in losses(&agent).iter().zip(&expected) {
+                let off = (found - expected).abs();
+                assert!(
+                    off <= 1e-4 * expected.abs(),
+                    "{kind}, {world} workers, step {step}: {found} {expected}"
+                );
+            }
+        }
+
+        let train =
+            format!("{}deterministic = \"logical-shards\"\n", train.replace("shard_optimizer = true", ""));
+        let shards = [1, 2, 4].map(|world| {
+            let agent = Agent::new(None);
+            succeed(&agent, &job(&agent, &train, policy), world, None);
+            losses(&agent)
+        });
+        assert_eq!(shards[0], shards[1], "{kind}: logical shards");
+        assert_eq!(shards[0], shards[2], "{kind}: logical shards");
+    }
+}
+
+/// A run that is shared out goes on from the checkpoint of one that is not, and of another number of workers.
+#[test]
+fn checkpoints_do_not_depend_on_how_the_optimizer_is_shared_out() {
+    let (_, train) = kinds().pop().unwrap();
+    let (shared, policy) = (Agent::new(None), "[checkpoint]\nevery_steps = 7");
+    succeed(&shared, &job(&shared, &train, policy), 2, None);
+    let alone = Agent::new(None);
+    let plain = train.replace("shard_optimizer = true", "");
+    succeed(&alone, &job(&alone, &plain, policy), 1, Some(&shared.checkpoint(7)));
+    let (shared, alone) = (shared.heard().values("val/loss"), alone.heard().values("val/loss"));
+    assert_eq!(shared.len(), alone.len());
+    for ((step, found), (_, expected)) in alone.iter().zip(&shared) {
+        assert!((found - expected).abs() < 1e-4 * expected.abs(), "step {step}: {found} {expected}");
+    }
+}
+
+#[test]
+fn a_damaged_checkpoint_gives_way_to_the_one_before() {
+    let agent = Agent::new(None);
+    let file = job(&agent, TRAIN, "");
+    succeed(&agent, &file, 1, None);
+    let late = agent.checkpoint(33);
+    fs::write(late.join("model.safetensors"), "no").unwrap();
+    let output = run(&agent, &file, 1, Some(&late)).remove(0);
+    assert!(output.status.success());
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("model.safetensors is damaged") && error.contains("kept-22"), "{error}");
+    assert!(String::from_utf8(output.stdout).unwrap().contains("going on from step 22"));
+}
+
+#[test]
+fn the_trained_model_is_exported_with_what_it_means() {
+    let agent = Agent::new(None);
+    let train = format!("{TRAIN}\nexport = \"out/model.safetensors\"")
+        .replace("validation = 0.2", "validation = 0.2, test = 0.1");
+    let out = succeed(&agent, &job(&agent, &train, ""), 2, None);
+    assert!(out.contains("the model is in out/model.safetensors\nvalidation accuracy: "), "{out}");
+    assert!(out.lines().last().unwrap().starts_with("test accuracy: "), "{out}");
+    assert_eq!(agent.heard().values("test/accuracy").len(), 1);
+    for metric in ["val/f1", "test/loss", "test/f1"] {
+        assert!(!agent.heard().values(metric).is_empty(), "{metric}");
+    }
+    let bytes = fs::read(agent.path("out/model.safetensors")).unwrap();
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let about = header.metadata().as_ref().unwrap();
+    assert_eq!(about["phalanx.classes"], r#"["blue","green","red"]"#);
+    assert_eq!(about["phalanx.step"], "30");
+    let model = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let last = fs::read(agent.checkpoint(30).join("model.safetensors")).unwrap();
+    let last = safetensors::SafeTensors::deserialize(&last).unwrap();
+    assert_eq!(model.tensor("0.weight").unwrap().data(), last.tensor("0.weight").unwrap().data());
+}
+
+/// Without an agent checkpoints are kept in the scratch folder: the best, and the latest.
+#[test]
+fn the_best_checkpoints_and_the_latest_are_kept() {
+    let agent = Agent::new(None);
+    let policy = "[checkpoint]\nkeep = 1\nmetric = \"val/loss\"\nmode = \"max\"";
+    let file = job(&agent, &TRAIN.replace("epochs = 3", "epochs = 5"), policy);
+    let scratch = agent.path("kept");
+    fs::create_dir_all(&scratch).unwrap();
+    let status = Command::new(rank_binary())
+        .arg(&file)
+        .env("PHALANX_SCRATCH", &scratch)
+        .env_remove("PHALANX_SOCKET")
+        .env_remove("PHALANX_CHECKPOINT")
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let mut kept: Vec<String> = fs::read_dir(&scratch)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    kept.sort_unstable();
+    // The loss falls, so that the worst, which counts as the best here, is the first.
+    assert_eq!(kept, ["step-11", "step-55"]);
 }

@@ -33,16 +33,22 @@ pub enum DataError {
         problem: String,
     },
     /// One cell is at fault.
-    #[error("{}, line {line}, column `{column}`: {problem}", path.display())]
+    #[error("{}, {at}: {problem}", path.display())]
     Cell {
         /// The file.
         path: PathBuf,
-        /// Its 1-based line.
-        line: u64,
-        /// The column's name.
-        column: String,
+        /// Its line, row or entry, and the column's name where columns have one.
+        at: String,
         /// What is wrong with it.
         problem: CellProblem,
+    },
+    /// The file that takes what is too much for memory cannot be written.
+    #[error("cannot keep data in {}: {source}; make room there, or raise `data.memory`", path.display())]
+    Scratch {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
     },
 }
 

@@ -1,9 +1,17 @@
-//! A CSV file as a table of numbers and one column of targets.
+//! Tables: CSV files here, Parquet files beside; numbers in columns, and one column of targets.
 
+use super::assemble::{Found, Part, Wanted};
+use super::batch::Sample;
 use super::error::{CellProblem, DataError};
+use super::source::{Places, Source};
+use super::store::{Collector, Store};
+use super::target::Cells;
+use super::tokenizer::Vocabulary;
+use super::{Dataset, assemble, parquet};
+use phalanx_core::spec::{HeldOut, Loss, TableData};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::Path;
 
 /// Bytes read from a file at a time.
 const READ_BUFFER_BYTES: usize = 1 << 20;
@@ -12,99 +20,148 @@ const NAMES_SHOWN: usize = 8;
 /// Characters of a cell shown in a message.
 const CELL_CHARS: usize = 40;
 
+/// What a file is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    Csv,
+    Parquet,
+}
+
 /// What a file holds, row after row.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     /// Names of the feature columns.
     pub(super) columns: Vec<String>,
-    /// Features, row-major.
-    pub(super) features: Vec<f32>,
+    /// Cells of the column of text, if one is asked for.
+    pub(super) texts: Cells,
     /// Target cells as written, trimmed.
     pub(super) targets: Cells,
-    /// The byte that the reader was at before each row; [`Source::line`] makes a line of it.
+    /// The byte that the reader was at before each row of a CSV file.
     pub(super) starts: Vec<u64>,
+    /// The row at hand.
+    pub(super) row: Vec<f32>,
 }
 
-/// Many short texts in one buffer.
-#[derive(Debug, Default)]
-pub(super) struct Cells {
-    text: String,
-    ends: Vec<usize>,
+/// What is read of a file.
+pub(super) struct Columns<'a> {
+    pub(super) target: &'a str,
+    /// The one column beside the target that is read, as text.
+    pub(super) text: Option<&'a str>,
+    /// The features that the training file has, in their order; other columns are left unread.
+    pub(super) features: Option<&'a [String]>,
 }
 
-impl Cells {
-    pub(super) fn push(&mut self, cell: &str) {
-        self.text.push_str(cell);
-        self.ends.push(self.text.len());
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = &str> {
-        (0..self.ends.len()).map(|row| self.get(row))
-    }
-
-    pub(super) fn get(&self, row: usize) -> &str {
-        let start = if row == 0 { 0 } else { self.ends[row - 1] };
-        &self.text[start..self.ends[row]]
-    }
-}
-
-/// A file under the name that messages give it.
-#[derive(Clone, Debug)]
-pub(super) struct Source {
-    /// As the job file names it.
-    pub(super) shown: PathBuf,
-    /// Where it lies.
-    pub(super) path: PathBuf,
-}
-
-impl Source {
-    /// The 1-based line of the row before which the reader was at byte `start`. The reader's own count does not know
-    /// blank lines and `\r\n`; looking again costs nothing until something is wrong.
-    pub(super) fn line(&self, start: u64) -> u64 {
-        let bytes = std::fs::read(&self.path).unwrap_or_default();
-        let at = (start as usize).min(bytes.len());
-        let blank = bytes[at..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-        1 + bytes[..at + blank].iter().filter(|byte| **byte == b'\n').count() as u64
-    }
-
-    pub(super) fn fail(&self, problem: String) -> DataError {
-        DataError::File { path: self.shown.clone(), problem }
-    }
-
-    fn fail_at(&self, start: u64, problem: String) -> DataError {
-        DataError::Line { path: self.shown.clone(), line: self.line(start), problem }
-    }
-
-    pub(super) fn fail_in(&self, start: u64, column: &str, problem: CellProblem) -> DataError {
-        DataError::Cell {
-            path: self.shown.clone(),
-            line: self.line(start),
-            column: column.to_owned(),
-            problem,
+/// Reads the files that `data` names.
+pub(super) fn dataset(
+    data: &TableData,
+    format: Format,
+    loss: Option<Loss>,
+    seed: u64,
+    base: &Path,
+    scratch: &Path,
+) -> Result<Dataset, DataError> {
+    let text = data.text.as_ref();
+    let mut values = Collector::new(data.memory_bytes, scratch);
+    let mut texts = Vec::new();
+    let mut read = |path: &str, features: Option<&[String]>| -> Result<(Part, Vec<String>), DataError> {
+        let source = Source::new(base, path);
+        let target = data.target.trim();
+        let columns = Columns { target, text: text.map(|text| text.column.trim()), features };
+        let table = match format {
+            Format::Csv => read(&source, &columns, &mut values)?,
+            Format::Parquet => parquet::read(&source, &columns, &mut values)?,
+        };
+        let places = match format {
+            Format::Csv => Places::Bytes(table.starts, target.to_owned()),
+            Format::Parquet => Places::Rows(target.to_owned()),
+        };
+        texts.push(table.texts);
+        Ok((Part { source, targets: table.targets, places }, table.columns))
+    };
+    let (training, columns) = read(&data.path, None)?;
+    let mut other = |held_out: &Option<HeldOut>| match held_out {
+        Some(HeldOut::File(path)) => read(path, Some(&columns)).map(|(part, _)| Some(part)),
+        Some(HeldOut::Files { path, .. }) => {
+            let source = Source::new(base, path);
+            Err(source.fail("a table has its targets in a column; name the file alone, without `target`"))
         }
+        Some(HeldOut::Fraction(_)) | None => Ok(None),
+    };
+    let (validation, test) = (other(&data.validation)?, other(&data.test)?);
+    let held_out = [data.validation.as_ref(), data.test.as_ref()];
+    let (sample, store, vocabulary) = match text {
+        None => (sample_of(data, columns.len(), &training.source)?, values.finish()?, Vec::new()),
+        Some(text) => {
+            let fractions = held_out.map(|held_out| match held_out {
+                Some(HeldOut::Fraction(fraction)) => *fraction,
+                _ => 0.0,
+            });
+            let rows = training.targets.len();
+            let picked = assemble::pick(&training.source.shown, rows, fractions, seed)?;
+            tokenize(text.tokenizer, text.context as usize, &texts, &picked.training)
+        }
+    };
+    let wanted = Wanted { held_out, normalize: data.normalize, loss, seed };
+    Found { sample, columns, vocabulary, store, training, validation, test }.assemble(&wanted)
+}
+
+/// Texts of several files as tokens. The vocabulary comes from the `training` rows of the first, as far as it is learnt.
+fn tokenize(
+    tokenizer: phalanx_core::spec::Tokenizer,
+    context: usize,
+    files: &[Cells],
+    training: &[u32],
+) -> (Sample, Store, Vec<String>) {
+    let learnt = training.iter().map(|&row| files[0].get(row as usize));
+    let vocabulary = Vocabulary::learn(tokenizer, learnt, files.iter().flat_map(Cells::iter));
+    let (mut tokens, mut ends) = (Vec::new(), Vec::new());
+    for text in files.iter().flat_map(Cells::iter) {
+        let start = tokens.len();
+        vocabulary.encode(text, &mut tokens);
+        tokens.truncate(start + context);
+        ends.push(tokens.len());
     }
+    let sample = Sample::Tokens { vocabulary: vocabulary.len(), context };
+    (sample, Store::Texts { tokens, ends }, vocabulary.into_names())
+}
+
+fn sample_of(data: &TableData, columns: usize, source: &Source) -> Result<Sample, DataError> {
+    let Some(shape) = data.shape.map(|shape| shape.map(|side| side as usize)) else {
+        return Ok(Sample::Features(columns));
+    };
+    let values: usize = shape.iter().product();
+    if values != columns {
+        let [channels, height, width] = shape;
+        return Err(source.fail(format!(
+            "`data.shape` is {channels} × {height} × {width} = {values} values, and there are {columns} columns beside the target"
+        )));
+    }
+    Ok(Sample::Image(shape))
 }
 
 /// Which columns of a file are read, and into what.
-struct Header {
+pub(super) struct Header {
     /// For each column of the file, in order.
-    names: Vec<String>,
+    pub(super) names: Vec<String>,
     /// For each column of the file: where it goes.
-    roles: Vec<Role>,
+    pub(super) roles: Vec<Role>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
+pub(super) enum Role {
     Feature(usize),
+    Text,
     Target,
     Unused,
 }
 
-/// Reads a file. With `wanted`, the features are these columns in this order and others are left unread; without,
-/// they are all columns but the target.
-pub(super) fn read(source: &Source, target: &str, wanted: Option<&[String]>) -> Result<Table, DataError> {
-    let file = File::open(&source.path)
-        .map_err(|error| DataError::Read { path: source.path.clone(), source: error })?;
+/// Reads a CSV file; its features go to `values`.
+pub(super) fn read(
+    source: &Source,
+    columns: &Columns<'_>,
+    values: &mut Collector,
+) -> Result<Table, DataError> {
+    let file = File::open(&source.path).map_err(|error| source.unreadable(error))?;
     let mut reader = csv::ReaderBuilder::new()
         .has_headers(false)
         .flexible(true)
@@ -112,21 +169,15 @@ pub(super) fn read(source: &Source, target: &str, wanted: Option<&[String]>) -> 
         .from_reader(file);
     let mut record = csv::ByteRecord::new();
     if !next(&mut reader, &mut record, source)? {
-        return Err(source.fail("the file is empty; its first line must name the columns".to_owned()));
+        return Err(source.fail("the file is empty; its first line must name the columns"));
     }
-    let header = read_header(&record, source, target, wanted)?;
-    let features = header.roles.iter().filter(|role| matches!(role, Role::Feature(_))).count();
-    let mut table = Table { columns: vec![String::new(); features], ..Table::default() };
-    for (name, role) in header.names.iter().zip(&header.roles) {
-        if let Role::Feature(at) = role {
-            table.columns[*at].clone_from(name);
-        }
-    }
+    let header = read_header(&record, source, columns)?;
+    let mut table = Table { columns: header.features(), ..Table::default() };
     while next(&mut reader, &mut record, source)? {
-        read_row(&header, &record, source, &mut table)?;
+        read_row(&header, &record, source, &mut table, values)?;
     }
     if table.starts.is_empty() {
-        return Err(source.fail("the file has a header and no rows below it".to_owned()));
+        return Err(source.fail("the file has a header and no rows below it"));
     }
     Ok(table)
 }
@@ -149,46 +200,75 @@ fn start_of(record: &csv::ByteRecord) -> u64 {
 fn read_header(
     record: &csv::ByteRecord,
     source: &Source,
-    target: &str,
-    wanted: Option<&[String]>,
+    columns: &Columns<'_>,
 ) -> Result<Header, DataError> {
     let fail = |problem: String| source.fail_at(start_of(record), problem);
     let mut names = Vec::with_capacity(record.len());
-    let mut seen = BTreeSet::new();
     for (at, cell) in record.iter().enumerate() {
         let name = std::str::from_utf8(cell).map_err(|_| {
             fail(format!("the name of column {} is not UTF-8; save the file as UTF-8", at + 1))
         })?;
-        let name = name.trim();
-        if name.is_empty() {
-            return Err(fail(format!("column {} has no name; give it one or remove the column", at + 1)));
-        }
-        if !seen.insert(name.to_owned()) {
-            return Err(fail(format!("the column `{name}` is named twice; rename or remove one of them")));
-        }
-        names.push(name.to_owned());
+        names.push(name.trim().to_owned());
     }
-    let target = target.trim();
-    if !seen.contains(target) {
-        return Err(fail(missing(&names, target, " (`data.target`)")));
-    }
-    if let Some(name) = wanted.unwrap_or_default().iter().find(|name| !seen.contains(*name)) {
-        return Err(fail(missing(&names, name, ", which the training file has")));
-    }
-    if names.len() < 2 {
-        return Err(fail(format!(
-            "the only column is the target `{target}`; there is nothing to learn from"
-        )));
-    }
-    Ok(Header { roles: roles(&names, target, wanted), names })
+    Header::new(names, columns).map_err(fail)
 }
 
-fn roles(names: &[String], target: &str, wanted: Option<&[String]>) -> Vec<Role> {
-    let places: Option<BTreeMap<&str, usize>> =
-        wanted.map(|wanted| wanted.iter().enumerate().map(|(at, name)| (name.as_str(), at)).collect());
+impl Header {
+    /// Gives every column its role, or says what is wrong with them.
+    pub(super) fn new(names: Vec<String>, columns: &Columns<'_>) -> Result<Header, String> {
+        let mut seen = BTreeSet::new();
+        for (at, name) in names.iter().enumerate() {
+            if name.is_empty() {
+                return Err(format!("column {} has no name; give it one or remove the column", at + 1));
+            }
+            if !seen.insert(name.as_str()) {
+                return Err(format!("the column `{name}` is named twice; rename or remove one of them"));
+            }
+        }
+        if !seen.contains(columns.target) {
+            return Err(missing(&names, columns.target, " (`data.target`)"));
+        }
+        if let Some(text) = columns.text {
+            if !seen.contains(text) {
+                return Err(missing(&names, text, " (`data.text`)"));
+            }
+            if text == columns.target {
+                return Err(format!("`data.text` and `data.target` are both the column `{text}`"));
+            }
+        }
+        let wanted = columns.features.unwrap_or_default().iter();
+        if let Some(name) = wanted.clone().find(|name| !seen.contains(name.as_str())) {
+            return Err(missing(&names, name, ", which the training file has"));
+        }
+        if names.len() < 2 {
+            let target = columns.target;
+            return Err(format!("the only column is the target `{target}`; there is nothing to learn from"));
+        }
+        Ok(Header { roles: roles(&names, columns), names })
+    }
+
+    /// Names of the features in their order.
+    pub(super) fn features(&self) -> Vec<String> {
+        let mut features: Vec<(usize, &String)> = Vec::new();
+        for (name, role) in self.names.iter().zip(&self.roles) {
+            if let Role::Feature(at) = role {
+                features.push((*at, name));
+            }
+        }
+        features.sort_unstable();
+        features.into_iter().map(|(_, name)| name.clone()).collect()
+    }
+}
+
+fn roles(names: &[String], columns: &Columns<'_>) -> Vec<Role> {
+    let places: Option<BTreeMap<&str, usize>> = columns
+        .features
+        .map(|wanted| wanted.iter().enumerate().map(|(at, name)| (name.as_str(), at)).collect());
     let mut features = 0..;
     let role = |name: &String| match &places {
-        _ if name == target => Role::Target,
+        _ if name == columns.target => Role::Target,
+        _ if columns.text == Some(name) => Role::Text,
+        _ if columns.text.is_some() => Role::Unused,
         Some(places) => places.get(name.as_str()).map_or(Role::Unused, |&at| Role::Feature(at)),
         None => features.next().map_or(Role::Unused, Role::Feature),
     };
@@ -209,20 +289,24 @@ fn read_row(
     record: &csv::ByteRecord,
     source: &Source,
     table: &mut Table,
+    values: &mut Collector,
 ) -> Result<(), DataError> {
     let start = start_of(record);
     if record.len() != header.names.len() {
         return Err(source.fail_at(start, ragged(header, record.len())));
     }
-    let first = table.features.len();
-    table.features.resize(first + table.columns.len(), 0.0);
+    table.row.resize(table.columns.len(), 0.0);
     for (at, (cell, role)) in record.iter().zip(&header.roles).enumerate() {
         let outcome = match role {
             Role::Unused => Ok(()),
-            Role::Feature(place) => number(cell).map(|value| table.features[first + place] = value),
+            Role::Feature(place) => number(cell).map(|value| table.row[*place] = value),
+            Role::Text => text_cell(cell).map(|cell| table.texts.push(cell)),
             Role::Target => target_cell(cell).map(|cell| table.targets.push(cell)),
         };
         outcome.map_err(|problem| source.fail_in(start, &header.names[at], problem))?;
+    }
+    if !table.row.is_empty() {
+        values.push(&table.row)?;
     }
     table.starts.push(start);
     Ok(())
@@ -261,6 +345,11 @@ fn number(cell: &[u8]) -> Result<f32, CellProblem> {
         Err(_) if text.is_empty() => Err(CellProblem::Empty),
         Err(_) => Err(CellProblem::Text(shown(text))),
     }
+}
+
+fn text_cell(cell: &[u8]) -> Result<&str, CellProblem> {
+    let text = std::str::from_utf8(cell).map_err(|_| CellProblem::NotUtf8)?.trim();
+    if text.is_empty() { Err(CellProblem::Empty) } else { Ok(text) }
 }
 
 /// A target may be text, but a number among them must be one that can be learnt.

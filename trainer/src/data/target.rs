@@ -1,7 +1,7 @@
 //! Targets: what the cells of the target column mean under a loss.
 
 use super::error::CellProblem;
-use super::table::{Cells, shown};
+use super::table::shown;
 use phalanx_core::spec::Loss;
 use std::collections::BTreeMap;
 
@@ -17,6 +17,54 @@ pub enum Targets {
     Classes(Vec<u32>),
     /// A row's number.
     Values(Vec<f32>),
+}
+
+impl Targets {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Targets::Classes(classes) => classes.len(),
+            Targets::Values(values) => values.len(),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Default for Targets {
+    fn default() -> Targets {
+        Targets::Classes(Vec::new())
+    }
+}
+
+/// Many short texts in one buffer.
+#[derive(Debug, Default)]
+pub(super) struct Cells {
+    text: String,
+    ends: Vec<usize>,
+}
+
+impl Cells {
+    pub(super) fn push(&mut self, cell: &str) {
+        self.text.push_str(cell);
+        self.ends.push(self.text.len());
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &str> {
+        (0..self.ends.len()).map(|row| self.get(row))
+    }
+
+    pub(super) fn get(&self, row: usize) -> &str {
+        let start = if row == 0 { 0 } else { self.ends[row - 1] };
+        &self.text[start..self.ends[row]]
+    }
 }
 
 /// A class as a file writes it, in the order that numbers the classes: integers by value, before texts by bytes.

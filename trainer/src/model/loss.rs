@@ -1,92 +1,65 @@
-//! Losses and scores of outputs against targets.
+//! Losses of outputs against targets.
 
 use crate::data::Targets;
+use crate::layer::math::{exp, largest, sum as sum_of};
+use crate::layer::wide::wide;
 use phalanx_core::spec::Loss;
 
-/// Sums over judged rows.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Score {
-    /// Of losses.
-    pub loss: f64,
-    /// Of rows whose class was found.
-    pub correct: u64,
-    /// Of squared errors, for targets that are numbers.
-    pub squared_error: f64,
-}
-
-/// Turns `outputs` (a row of `width` for each of `rows`) into `scale` × the gradient of their summed loss, which it returns.
-pub(super) fn backward(
-    loss: Loss,
-    outputs: &mut [f32],
-    width: usize,
-    targets: &Targets,
-    rows: &[u32],
-    scale: f32,
-) -> f64 {
-    let mut sum = 0.0;
-    for (output, &row) in outputs.chunks_exact_mut(width).zip(rows) {
-        match targets {
-            Targets::Classes(classes) => {
-                sum += f64::from(cross_entropy(output, classes[row as usize] as usize, Some(scale)));
-            }
-            Targets::Values(values) => {
-                let (value, slope) = pointwise(loss, output[0], values[row as usize]);
+/// Turns `outputs` (a row of `width` for each target) into `scale` × the gradient of their summed loss, which it returns.
+pub(super) fn backward(loss: Loss, outputs: &mut [f32], width: usize, targets: &Targets, scale: f32) -> f64 {
+    match targets {
+        Targets::Classes(classes) => cross_entropies(outputs, width, classes, scale),
+        Targets::Values(values) => {
+            let mut sum = 0.0;
+            for (output, &target) in outputs.chunks_exact_mut(width).zip(values) {
+                let (value, slope) = pointwise(loss, output[0], target);
                 output[0] = slope * scale;
                 sum += f64::from(value);
             }
+            sum
         }
     }
-    sum
 }
 
-/// Judges `outputs`, which it may overwrite.
-pub(super) fn score(loss: Loss, outputs: &mut [f32], width: usize, targets: &Targets, rows: &[u32]) -> Score {
-    let mut score = Score::default();
-    for (output, &row) in outputs.chunks_exact_mut(width).zip(rows) {
-        match targets {
-            Targets::Classes(classes) => {
-                let class = classes[row as usize] as usize;
-                score.correct += u64::from(largest(output) == class);
-                score.loss += f64::from(cross_entropy(output, class, None));
+/// The summed loss of `outputs`.
+pub(super) fn sum(loss: Loss, outputs: &[f32], width: usize, targets: &Targets) -> f64 {
+    let rows = outputs.chunks_exact(width);
+    match targets {
+        Targets::Classes(classes) => {
+            rows.zip(classes).map(|(row, &class)| f64::from(cross_entropy(row, class as usize))).sum()
+        }
+        Targets::Values(values) => {
+            rows.zip(values).map(|(row, &target)| f64::from(pointwise(loss, row[0], target).0)).sum()
+        }
+    }
+}
+
+wide! {
+    /// −log softmax(row)[class] summed over rows, which become `scale` × its gradient.
+    fn cross_entropies(outputs: &mut [f32], width: usize, classes: &[u32], scale: f32) -> f64 {
+        let mut total = 0.0;
+        for (row, &class) in outputs.chunks_exact_mut(width).zip(classes) {
+            let top = largest(row);
+            let truth = row[class as usize] - top;
+            for value in row.iter_mut() {
+                *value = exp(*value - top);
             }
-            Targets::Values(values) => {
-                let target = values[row as usize];
-                score.loss += f64::from(pointwise(loss, output[0], target).0);
-                // Under bce the output is a logit: above 0 it says 1.
-                score.correct += u64::from(loss == Loss::Bce && (output[0] > 0.0) == (target > 0.5));
-                score.squared_error += (f64::from(output[0]) - f64::from(target)).powi(2);
-            }
+            let sum = sum_of(row, |value| value);
+            let factor = scale / sum;
+            row.iter_mut().for_each(|value| *value *= factor);
+            row[class as usize] -= scale;
+            total += f64::from(sum.ln() - truth);
         }
+        total
     }
-    score
 }
 
-/// The first of the largest.
-fn largest(output: &[f32]) -> usize {
-    let mut best = 0;
-    for (at, value) in output.iter().enumerate() {
-        if *value > output[best] {
-            best = at;
-        }
+wide! {
+    /// −log softmax(row)[class].
+    fn cross_entropy(row: &[f32], class: usize) -> f32 {
+        let top = largest(row);
+        sum_of(row, |value| exp(value - top)).ln() - (row[class] - top)
     }
-    best
-}
-
-/// −log softmax(output)[class]; with a scale, `output` becomes scale × the gradient.
-fn cross_entropy(output: &mut [f32], class: usize, scale: Option<f32>) -> f32 {
-    let top = output.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let truth = output[class] - top;
-    let mut sum = 0.0;
-    for value in output.iter_mut() {
-        *value = (*value - top).exp();
-        sum += *value;
-    }
-    if let Some(scale) = scale {
-        let factor = scale / sum;
-        output.iter_mut().for_each(|value| *value *= factor);
-        output[class] -= scale;
-    }
-    sum.ln() - truth
 }
 
 /// Loss of one output and its slope.
@@ -112,20 +85,22 @@ mod tests {
     #[test]
     fn cross_entropy_of_known_outputs() {
         let mut output = [1.0f32, 2.0, 3.0];
-        let loss = cross_entropy(&mut output, 2, Some(1.0));
-        assert!((loss - 0.407_605_96).abs() < 1e-6, "{loss}");
+        let expected = 0.407_605_96;
+        assert!((cross_entropy(&output, 2) - expected).abs() < 1e-6);
+        let loss = backward(Loss::CrossEntropy, &mut output, 3, &Targets::Classes(vec![2]), 1.0);
+        assert!((loss - f64::from(expected)).abs() < 1e-6, "{loss}");
         for (found, expected) in output.iter().zip([0.090_030_57, 0.244_728_47, -0.334_759_05]) {
             assert!((found - expected).abs() < 1e-6);
         }
-        let mut far = [1e4f32, 0.0];
-        assert_eq!(cross_entropy(&mut far, 0, None), 0.0);
-        let mut far = [1e4f32, 0.0];
-        assert_eq!(cross_entropy(&mut far, 1, None), 1e4);
+        assert_eq!(cross_entropy(&[1e4f32, 0.0], 0), 0.0);
+        assert_eq!(cross_entropy(&[1e4f32, 0.0], 1), 1e4);
     }
 
     #[test]
     fn a_nan_output_is_a_nan_loss() {
-        assert!(cross_entropy(&mut [f32::NAN, 1.0], 1, None).is_nan());
+        assert!(cross_entropy(&[f32::NAN, 1.0], 1).is_nan());
+        let targets = Targets::Classes(vec![1]);
+        assert!(backward(Loss::CrossEntropy, &mut [f32::NAN, 1.0], 2, &targets, 1.0).is_nan());
         for loss in [Loss::Mse, Loss::Mae, Loss::Bce] {
             assert!(pointwise(loss, f32::NAN, 1.0).0.is_nan(), "{loss:?}");
         }
@@ -146,17 +121,5 @@ mod tests {
                 );
             }
         }
-    }
-
-    #[test]
-    fn scores_count_what_was_found() {
-        let targets = Targets::Classes(vec![1, 0, 1]);
-        let mut outputs = [0.0, 1.0, 5.0, 4.0, 2.0, 1.0];
-        assert_eq!(score(Loss::CrossEntropy, &mut outputs, 2, &targets, &[0, 1, 2]).correct, 2);
-        let targets = Targets::Values(vec![1.0, 0.0]);
-        let bce = score(Loss::Bce, &mut [3.0, -1.0], 1, &targets, &[0, 1]);
-        assert_eq!(bce.correct, 2);
-        let mse = score(Loss::Mse, &mut [3.0, -1.0], 1, &targets, &[0, 1]);
-        assert_eq!((mse.squared_error, mse.loss), (5.0, 5.0));
     }
 }

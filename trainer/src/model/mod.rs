@@ -1,12 +1,20 @@
 //! Models as the engine knows them: parameters and gradients as flat buffers, a pass forward and back, an evaluation.
 
+mod build;
+#[cfg(test)]
+pub(crate) mod check;
+mod cnn;
 mod loss;
 mod mlp;
+mod transformer;
 
-pub use loss::Score;
+pub(crate) use build::build;
+pub use cnn::Cnn;
 pub use mlp::Mlp;
+pub use transformer::Transformer;
 
-use crate::data::Dataset;
+use crate::Error;
+use crate::data::Batch;
 use std::ops::Range;
 
 /// One named tensor in the flat parameters.
@@ -30,7 +38,10 @@ pub enum Write {
 }
 
 /// A model under training. Whatever computes it, its parameters are one flat buffer of f32.
-pub trait Engine {
+///
+/// What makes runs reproducible is asked of the model too: the same batch and parameters give the same bits, and the
+/// gradient of a batch is the sum of those of its samples, whatever else is in the batch.
+pub trait Model {
     /// The tensors, in the order of the flat buffers and without gaps.
     fn tensors(&self) -> &[Tensor];
 
@@ -40,17 +51,24 @@ pub trait Engine {
     /// All parameters, to be moved.
     fn parameters_mut(&mut self) -> &mut [f32];
 
-    /// Writes `scale` × the gradient of the summed loss over `rows` to `gradient`, which is as long as the parameters,
-    /// and returns the summed loss (not scaled). No rows have loss 0 and gradient 0.
+    /// Writes `scale` × the gradient of the loss summed over the batch's targets to `gradient`, which is as long as the
+    /// parameters, and returns the summed loss (not scaled). The batch has at least one sample. A parameter that the loss
+    /// does not depend on has gradient 0.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where the framework behind it fails.
     fn forward_backward(
         &mut self,
-        data: &Dataset,
-        rows: &[u32],
+        batch: &Batch,
         scale: f32,
         gradient: &mut [f32],
         write: Write,
-    ) -> f64;
+    ) -> Result<f64, Error>;
 
-    /// Judges the model on `rows`.
-    fn evaluate(&mut self, data: &Dataset, rows: &[u32]) -> Score;
+    /// Puts the outputs into `outputs`, a row for each target (for classes their logits, for binary cross-entropy one
+    /// logit, else the number), and returns the loss summed over the targets.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where the framework behind it fails.
+    fn evaluate(&mut self, batch: &Batch, outputs: &mut Vec<f32>) -> Result<f64, Error>;
 }
