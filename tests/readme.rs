@@ -64,6 +64,17 @@ fn every_command_of_the_guide_to_the_dashboard_works() {
     tour("docs/dashboard.md", &blocks);
 }
 
+#[test]
+fn every_command_of_the_guide_to_training_works() {
+    let guide = fs::read_to_string(root().join("docs/training.md")).unwrap();
+    let blocks = blocks(&guide);
+    assert!(blocks.len() > 4 && blocks.iter().all(|block| block.mark.is_some()), "every block is executed");
+    tour("docs/training.md", &blocks);
+    // What the guide shows is what it runs.
+    let job = fs::read_to_string(root().join("examples/digits/tour.toml")).unwrap();
+    assert!(guide.contains(&format!("```toml\n{job}```")), "the guide shows another tour.toml");
+}
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
