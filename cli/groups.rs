@@ -125,7 +125,7 @@ async fn list(global: &Global, output: &Output) -> Result<(), Failure> {
             group.reason.as_ref().map(|reason| reason.text.clone()).unwrap_or_default(),
         ]);
     }
-    output.line(&table::text(&rows))
+    output.line(&table::list(rows))
 }
 
 async fn create(global: &Global, args: &CreateArgs, output: &Output) -> Result<(), Failure> {

@@ -36,5 +36,5 @@ pub(crate) async fn run(global: &Global, output: &Output) -> Result<(), Failure>
             labels.join(" "),
         ]);
     }
-    output.line(&table::text(&rows))
+    output.line(&table::list(rows))
 }

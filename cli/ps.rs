@@ -26,7 +26,7 @@ pub(crate) struct PsArgs {
 /// Runs it.
 pub(crate) async fn run(global: &Global, args: &PsArgs, output: &Output) -> Result<(), Failure> {
     let client = Route::to_records(global).await?.connect().await?;
-    let mut jobs = all(&client).await?;
+    let mut jobs = all(&client, args.all).await?;
     jobs.retain(|job| args.all || !job.is_terminal());
     if output.json {
         return output.document(&Value::Array(jobs.iter().map(json::job).collect()));
@@ -46,14 +46,14 @@ pub(crate) async fn run(global: &Global, args: &PsArgs, output: &Output) -> Resu
             reason.lines().next().unwrap_or("").to_owned(),
         ]);
     }
-    output.line(&table::text(&rows))
+    output.line(&table::list(rows))
 }
 
-async fn all(client: &Client) -> Result<Vec<pb::Job>, Failure> {
+async fn all(client: &Client, over_too: bool) -> Result<Vec<pb::Job>, Failure> {
     let mut jobs = Vec::new();
     let mut page_token = String::new();
     loop {
-        let request = pb::ListJobsRequest { page_size: PAGE, page_token };
+        let request = pb::ListJobsRequest { page_size: PAGE, page_token, unfinished: !over_too };
         let page = client.jobs.clone().list(request).await?.into_inner();
         jobs.extend(page.jobs);
         if page.next_page_token.is_empty() {

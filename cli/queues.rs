@@ -108,7 +108,7 @@ fn show(queues: &[pb::Queue], output: &Output) -> Result<(), Failure> {
             queue.length.to_string(),
         ]);
     }
-    output.line(&table::text(&rows))?;
+    output.line(&table::list(rows))?;
     for queue in queues.iter().filter(|queue| !queue.waiting.is_empty()) {
         output.line(&format!("\nwaiting in {}:", queue.name))?;
         for job in queue.waiting.iter().take(SHOWN) {

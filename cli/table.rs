@@ -31,6 +31,16 @@ pub(crate) fn text(table: &Table) -> String {
     lines.join("\n")
 }
 
+/// The same with one line a row: on a terminal what does not fit its width is cut, and ends with `…`.
+pub(crate) fn list(mut table: Table) -> String {
+    if matches!(table.content_arrangement(), ContentArrangement::Dynamic) {
+        for row in table.row_iter_mut() {
+            row.max_height(1);
+        }
+    }
+    text(&table)
+}
+
 /// A point in time for people: to the second, in the machine's zone where it is known.
 pub(crate) fn time(timestamp: Option<&prost_types::Timestamp>) -> String {
     match json::time(timestamp) {
@@ -44,6 +54,26 @@ pub(crate) fn time(timestamp: Option<&prost_types::Timestamp>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_row_of_a_list_is_one_line_that_fits() {
+        let mut output = Output::new(false, false);
+        output.stdout_is_terminal = true;
+        let mut table = new(&output, &["ID", "STATE", "REASON"]);
+        table.set_width(60);
+        let reason = "asks for 8 workers with 4 CPUs each; the largest node has 16 CPUs, of which 3 are free";
+        for id in ["j1", "j12345"] {
+            table.add_row([id, "QUEUED", reason]);
+        }
+        let shown = list(table);
+        let lines: Vec<&str> = shown.lines().collect();
+        assert_eq!(lines.len(), 3, "{shown}");
+        assert!(lines.iter().all(|line| line.chars().count() <= 60), "{shown}");
+        assert!(
+            lines[2].starts_with("j12345  QUEUED  asks for 8 workers") && lines[2].ends_with('…'),
+            "{shown}"
+        );
+    }
 
     #[test]
     fn columns_are_plain_where_there_is_no_terminal() {

@@ -59,7 +59,11 @@ impl pb::jobs_server::Jobs for Jobs {
         let size = page::size(request.get_ref().page_size)?;
         let before = page::start(&request.get_ref().page_token)?;
         // One more than the page shows whether another one follows.
-        let found = self.handle.jobs(before, size + 1).await.map_err(|error| status::of(&error))?;
+        let found = self
+            .handle
+            .jobs(before, size + 1, request.get_ref().unfinished)
+            .await
+            .map_err(|error| status::of(&error))?;
         let mut bytes = 0;
         let fitting = found.iter().map(pb::Job::from).take(size as usize).take_while(|job| {
             bytes += job.encoded_len();

@@ -675,6 +675,9 @@ pub struct ListJobsRequest {
     /// Where the page starts: `next_page_token` of the page before.
     #[prost(string, tag = "2")]
     pub page_token: ::prost::alloc::string::String,
+    /// Only those that are not over.
+    #[prost(bool, tag = "3")]
+    pub unfinished: bool,
 }
 /// A page of jobs.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -275,9 +275,9 @@ impl Handle {
         self.shared.job(id).await
     }
 
-    /// Jobs with ids below `before`, the newest first.
-    pub async fn jobs(&self, before: Option<JobId>, limit: u32) -> Result<Vec<Job>, Error> {
-        let mut jobs = self.shared.state.jobs(before, limit).await?;
+    /// Jobs with ids below `before`, the newest first; all of them, or only those that are not over.
+    pub async fn jobs(&self, before: Option<JobId>, limit: u32, unfinished: bool) -> Result<Vec<Job>, Error> {
+        let mut jobs = self.shared.state.jobs(before, limit, unfinished).await?;
         let live = self.shared.live.read().unwrap_or_else(PoisonError::into_inner);
         for job in &mut jobs {
             if let Some(current) = live.get(&job.id) {

@@ -133,15 +133,18 @@ pub(super) async fn jobs_come_back_and_can_be_paged(backend: &impl Backend) {
     assert_eq!(state.job(JobId(3)).await.unwrap(), Some(job(3, JobState::Running)));
     assert_eq!(state.job(JobId(6)).await.unwrap(), None);
     assert_eq!(state.job(JobId(u64::MAX)).await.unwrap(), None);
-    let ids = async |before: Option<u64>, limit| {
-        let jobs = state.jobs(before.map(JobId), limit).await.unwrap();
+    let some = async |before: Option<u64>, limit, unfinished| {
+        let jobs = state.jobs(before.map(JobId), limit, unfinished).await.unwrap();
         jobs.into_iter().map(|job| job.id.0).collect::<Vec<_>>()
     };
+    let ids = async |before, limit| some(before, limit, false).await;
     assert_eq!(ids(None, 2).await, [5, 4]);
     assert_eq!(ids(Some(4), 2).await, [3, 2]);
     assert_eq!(ids(Some(2), 2).await, [1]);
     assert!(ids(Some(1), 2).await.is_empty());
     assert_eq!(ids(Some(u64::MAX), 9).await.len(), 5);
+    assert_eq!(some(None, 2, true).await, [5, 3]);
+    assert_eq!(some(Some(3), 2, true).await, [2]);
     let live: Vec<u64> = state.load().await.unwrap().live_jobs.iter().map(|job| job.id.0).collect();
     assert_eq!(live, [2, 3, 5]);
     let counts = state.counts().await.unwrap();

@@ -180,12 +180,19 @@ impl State {
         row.map(|row| self.parse(&row)).transpose()
     }
 
-    /// Jobs with ids below `before`, the newest first.
-    pub async fn jobs(&self, before: Option<JobId>, limit: u32) -> Result<Vec<Job>, StoreError> {
+    /// Jobs with ids below `before`, the newest first; all of them, or only those that are not over.
+    pub async fn jobs(
+        &self,
+        before: Option<JobId>,
+        limit: u32,
+        unfinished: bool,
+    ) -> Result<Vec<Job>, StoreError> {
         let before = before.map_or(i64::MAX, |id| key(id.0));
-        let query = sqlx::query("SELECT json FROM job WHERE id < ? ORDER BY id DESC LIMIT ?")
-            .bind(before)
-            .bind(limit);
+        let sql = match unfinished {
+            true => "SELECT json FROM job WHERE over = 0 AND id < ? ORDER BY id DESC LIMIT ?",
+            false => "SELECT json FROM job WHERE id < ? ORDER BY id DESC LIMIT ?",
+        };
+        let query = sqlx::query(sql).bind(before).bind(limit);
         let rows = query.fetch_all(self.0.readers()).await.map_err(|error| self.0.error(&error))?;
         rows.iter().map(|row| self.parse(row)).collect()
     }

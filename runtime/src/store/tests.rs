@@ -76,7 +76,7 @@ async fn reading_needs_no_writer_and_sees_what_one_writes() {
         records.close().await;
     }
     let (state, records) = open_both(backend.path(), Access::ReadOnly).await.unwrap();
-    assert_eq!(state.jobs(None, 9).await.unwrap().len(), 3);
+    assert_eq!(state.jobs(None, 9, false).await.unwrap().len(), 3);
     assert_eq!(records.tail(JobId(1), 9, 99, None, None).await.unwrap().len(), 3);
 }
 

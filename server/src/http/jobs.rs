@@ -23,6 +23,7 @@ pub(super) async fn list(State(face): State<Face>, uri: Uri) -> Answer {
     let request = pb::ListJobsRequest {
         page_size: params.get("page_size", "a number")?.unwrap_or(0),
         page_token: params.text("page_token").unwrap_or("").to_owned(),
+        unfinished: false,
     };
     let page = face.jobs().list(tonic::Request::new(request)).await?.into_inner();
     let jobs: Vec<_> = page.jobs.iter().map(json::job).collect();
