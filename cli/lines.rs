@@ -41,6 +41,15 @@ impl Lines {
         }
     }
 
+    /// Whether this line comes to a terminal.
+    pub(crate) fn is_shown(&self, line: &pb::LogLine) -> bool {
+        if self.goes_to_stderr(line) { self.stderr.is_terminal } else { self.stdout.is_terminal }
+    }
+
+    fn goes_to_stderr(&self, line: &pb::LogLine) -> bool {
+        self.target == Target::Stderr || line.stream() == pb::log_line::Stream::Stderr
+    }
+
     /// Writes a line, or a piece of one.
     pub(crate) fn write(&mut self, line: &pb::LogLine) -> Result<(), Failure> {
         if self.target == Target::Json {
@@ -48,8 +57,7 @@ impl Lines {
             writeln!(stdout, "{}", json::log_line(line))?;
             return Ok(stdout.flush()?);
         }
-        let stderr = self.target == Target::Stderr || line.stream() == pb::log_line::Stream::Stderr;
-        let written = match stderr {
+        let written = match self.goes_to_stderr(line) {
             true => self.stderr.write(line, self.prefixed, self.tidy),
             false => self.stdout.write(line, self.prefixed, self.tidy),
         };

@@ -2,12 +2,16 @@
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use phalanx_api::v1 as pb;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 /// Between two frames of the spinner.
 const FRAME: Duration = Duration::from_millis(100);
 /// Before so much has been measured a time left would only jump about.
 const WARM_UP: Duration = Duration::from_secs(1);
+/// Begins and ends a synchronized update (mode 2026 of terminals).
+const HOLD: &[u8] = b"\x1b[?2026h";
+const SHOW: &[u8] = b"\x1b[?2026l";
 /// The metrics worth the little room, the first that is there.
 const SHOWN: [&str; 3] = ["loss", "train/loss", "val/loss"];
 
@@ -42,12 +46,18 @@ impl Progress {
         Progress { bar, seen: Seen::default() }
     }
 
-    /// Writes something else to the terminal without tearing the line.
+    /// Writes something else to the terminal without tearing the line, and without a moment in which it is not there:
+    /// a terminal that knows synchronized updates shows what is between the two marks at once, others ignore them.
     pub(crate) fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
-        match &self.bar {
-            Some(bar) => bar.suspend(write),
-            None => write(),
-        }
+        let Some(bar) = &self.bar else { return write() };
+        let mark = |mark: &[u8]| {
+            // A terminal that is gone is noticed by those who write results.
+            let _ = std::io::stderr().write_all(mark);
+        };
+        mark(HOLD);
+        let written = bar.suspend(write);
+        mark(SHOW);
+        written
     }
 
     /// The job has changed.

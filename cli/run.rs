@@ -171,7 +171,11 @@ impl Screen {
         }
         self.shown = line.seq;
         self.progress.line(&line.line);
-        self.progress.suspend(|| self.lines.write(line))
+        // What goes to a file does not touch the live line.
+        match self.lines.is_shown(line) {
+            true => self.progress.suspend(|| self.lines.write(line)),
+            false => self.lines.write(line),
+        }
     }
 
     fn tell(&mut self, text: String, output: &Output) {
