@@ -83,6 +83,10 @@ pub(crate) enum Command {
     Describe(crate::describe::DescribeArgs),
     /// Jobs that are not over, or all of them
     Ps(crate::ps::PsArgs),
+    /// Nodes, devices and jobs, live
+    Top(crate::top::TopArgs),
+    /// Write what a job's ranks reported for other programs: TensorBoard, CSV, Parquet
+    Export(crate::export::ExportArgs),
     /// End a job for good
     Cancel(crate::change::ChangeArgs),
     /// End the processes of a job, to go on later from its checkpoint

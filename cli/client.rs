@@ -8,6 +8,7 @@ use crate::failure::Failure;
 use phalanx_api::v1 as pb;
 use phalanx_api::v1::cluster_client::ClusterClient;
 use phalanx_api::v1::jobs_client::JobsClient;
+use phalanx_api::v1::sweeps_client::SweepsClient;
 use phalanx_core::limits::WIRE_MESSAGE_BYTES;
 use phalanx_runtime::service::Handle;
 use phalanx_runtime::store::Endpoint;
@@ -44,6 +45,7 @@ type Transport = InterceptedService<Channel, Bearer>;
 #[derive(Clone)]
 pub(crate) struct Client {
     pub(crate) jobs: JobsClient<Transport>,
+    pub(crate) sweeps: SweepsClient<Transport>,
     pub(crate) cluster: ClusterClient<Transport>,
 }
 
@@ -52,6 +54,7 @@ impl Client {
         let transport = InterceptedService::new(channel, Bearer(token));
         Client {
             jobs: JobsClient::new(transport.clone()).max_decoding_message_size(2 * WIRE_MESSAGE_BYTES),
+            sweeps: SweepsClient::new(transport.clone()).max_decoding_message_size(2 * WIRE_MESSAGE_BYTES),
             cluster: ClusterClient::new(transport).max_decoding_message_size(2 * WIRE_MESSAGE_BYTES),
         }
     }

@@ -13,6 +13,7 @@ mod convert;
 mod describe;
 mod doctor;
 mod embedded;
+mod export;
 mod failure;
 mod file;
 mod follow;
@@ -34,6 +35,7 @@ mod study;
 mod submit;
 mod table;
 mod token;
+mod top;
 mod up;
 mod wait;
 mod why;
@@ -80,6 +82,8 @@ fn dispatch(Args { global, command }: Args, output: &Output) -> Result<u8, Failu
         Command::Why(args) => slim(why::run(global, args, output)).map(done),
         Command::Nodes => slim(nodes::run(global, output)).map(done),
         Command::Queues(args) => slim(queues::run(global, args, output)).map(done),
+        Command::Export(args) => slim(export::run(global, args, output)).map(done),
+        Command::Top(args) => slim(top::run(global, args, output)).map(done),
         Command::Config(args) => slim(config::run(global, args, output)).map(done),
         Command::Groups(args) => slim(groups::run(global, args, output)).map(done),
         Command::Check(args) => slim(check::run(global, args, output)).map(done),

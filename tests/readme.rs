@@ -47,6 +47,13 @@ fn every_command_of_the_guide_to_queues_works() {
 }
 
 #[test]
+fn every_command_of_the_guide_to_exports_works() {
+    let blocks = blocks(&fs::read_to_string(root().join("docs/exports.md")).unwrap());
+    assert!(blocks.len() > 1 && blocks.iter().all(|block| block.mark.is_some()), "every block is executed");
+    tour("docs/exports.md", &blocks);
+}
+
+#[test]
 fn every_command_of_the_guide_to_placement_groups_works() {
     let guide = fs::read_to_string(root().join("docs/placement-groups.md")).unwrap();
     let blocks = blocks(&guide);

@@ -100,10 +100,15 @@ pub(crate) fn ended(command: &mut Command) -> Ended {
 
 /// Waits for a child whose stdout and stderr are pipes, within the limit.
 pub(crate) fn finish(child: Child) -> Ended {
+    finish_within(child, COMMAND_LIMIT)
+}
+
+/// The same with a limit of its own.
+pub(crate) fn finish_within(child: Child, limit: Duration) -> Ended {
     let pid = child.id();
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || sender.send(child.wait_with_output()));
-    match receiver.recv_timeout(COMMAND_LIMIT) {
+    match receiver.recv_timeout(limit) {
         Ok(output) => {
             let Output { status, stdout, stderr } = output.unwrap();
             use std::os::unix::process::ExitStatusExt;
@@ -112,7 +117,7 @@ pub(crate) fn finish(child: Child) -> Ended {
         }
         Err(_) => {
             signal(pid, "KILL");
-            panic!("process {pid} took longer than {COMMAND_LIMIT:?}");
+            panic!("process {pid} took longer than {limit:?}");
         }
     }
 }
@@ -247,4 +252,17 @@ pub(crate) fn files(folder: &Path) -> Vec<String> {
         entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
+}
+
+/// Python with a module of the frameworks that Phalanx is used with, from `target/frameworks-venv`, which `.ci/run` makes;
+/// says that the test skips where it is not there.
+pub(crate) fn frameworks(module: &str) -> Option<Command> {
+    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/frameworks-venv");
+    let python = venv.join("bin/python3");
+    if !venv.join("complete").exists() {
+        eprintln!("skipped: {} is not there; .ci/run makes it with {module}", venv.display());
+        return None;
+    }
+    ended(Command::new(&python).args(["-c", &format!("import {module}")])).expect(0);
+    Some(Command::new(python))
 }
