@@ -4,115 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import unittest
 import warnings
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any
 
 import phalanx
-
-#: What a mood does with a line: an answer, or None to hang up without one.
-Mood = Callable[[Dict[str, Any]], Optional[Dict[str, Any]]]
+from tests.support import InJob, content
 
 
-def content(_: Dict[str, Any]) -> Dict[str, Any]:
-    return {"ok": True, "stop": False}
-
-
-class Service:
-    """A service at a Unix socket that can go away and come back."""
-
-    def __init__(self, path: str, mood: Mood = content) -> None:
-        self.path = path
-        self.mood = mood
-        self.lines: List[Dict[str, Any]] = []
-        self._open: List[socket.socket] = []
-        self._listener: Optional[socket.socket] = None
-        self.start()
-
-    def start(self) -> None:
-        if os.path.exists(self.path):
-            os.unlink(self.path)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(self.path)
-        listener.listen()
-        self._listener = listener
-        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
-
-    def stop(self) -> None:
-        if self._listener is not None:
-            self._listener.shutdown(socket.SHUT_RDWR)
-            self._listener.close()
-            self._listener = None
-        for connection in self._open:
-            try:
-                connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-        self._open = []
-
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            self._open.append(connection)
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        with connection, connection.makefile("rb") as lines:
-            for line in lines:
-                request = json.loads(line)
-                self.lines.append(request)
-                answer = self.mood(request)
-                if answer is None:
-                    return
-                try:
-                    connection.sendall(json.dumps(answer).encode() + b"\n")
-                except OSError:
-                    return
-
-    def steps(self) -> List[int]:
-        return [line["report"]["step"] for line in self.lines if "report" in line]
-
-
-class InJob(unittest.TestCase):
-    def setUp(self) -> None:
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.folder = folder.name
-        self.service = Service(os.path.join(self.folder, "socket"))
-        self.addCleanup(self.service.stop)
-        client = phalanx._client = phalanx._Client()
-        self.addCleanup(client.for_reports.close)
-        self.addCleanup(client.for_checkpoints.close)
-        self.set("PHALANX_SOCKET", self.service.path)
-        for name in ("PHALANX_PARAMS", "PHALANX_CHECKPOINT"):
-            self.set(name, None)
-        self.patch("REPORT_PATIENCE_S", 5.0)
-
-    def set(self, name: str, value: Optional[str]) -> None:
-        before = os.environ.pop(name, None)
-        if value is not None:
-            os.environ[name] = value
-
-        def back() -> None:
-            os.environ.pop(name, None)
-            if before is not None:
-                os.environ[name] = before
-
-        self.addCleanup(back)
-
-    def patch(self, name: str, value: float) -> None:
-        self.addCleanup(setattr, phalanx, name, getattr(phalanx, name))
-        setattr(phalanx, name, value)
-
+class Job(InJob):
     def test_a_report_is_the_line_of_the_contract(self) -> None:
         self.assertIs(phalanx.report(3, {"loss": 0.2, "val/loss": 1}, accuracy=0.5), False)
         wanted = {"report": {"step": 3, "metrics": {"loss": 0.2, "val/loss": 1.0, "accuracy": 0.5}}}
@@ -151,7 +55,7 @@ class InJob(unittest.TestCase):
     def test_a_slow_checkpoint_does_not_hold_up_reports(self) -> None:
         release = threading.Event()
 
-        def slow(request: Dict[str, Any]) -> Dict[str, Any]:
+        def slow(request: dict[str, Any]) -> dict[str, Any]:
             if "checkpoint" in request:
                 release.wait(10)
             return {"ok": True, "stop": False}
@@ -263,12 +167,14 @@ class InJob(unittest.TestCase):
     def test_reports_that_wait_are_sent_at_the_end(self) -> None:
         self.service.stop()
         program = (
-            "import phalanx, sys\nphalanx.REPORT_PATIENCE_S = 0.05\n"
+            "import phalanx, sys\nfrom phalanx import _job\n_job.REPORT_PATIENCE_S = 0.05\n"
             "phalanx.report(1, loss=1.0)\nprint('done', flush=True)\nsys.stdin.read()\n"
         )
         child = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", program],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=os.path.dirname(os.path.dirname(phalanx.__file__)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=os.path.dirname(os.path.dirname(phalanx.__file__)),
         )
         assert child.stdout is not None
         self.assertEqual(child.stdout.readline(), b"done\n")
