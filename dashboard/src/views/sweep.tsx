@@ -3,6 +3,7 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { ApiError, post } from "../api/client";
 import { type Sweep, type Trial, int, isTerminal, real, when } from "../api/types";
 import { Contour } from "../charts/contour";
+import { Front } from "../charts/front";
 import { Gantt, type Span, lanes } from "../charts/gantt";
 import { type Line, Lines } from "../charts/lines";
 import { Parallel } from "../charts/parallel";
@@ -63,6 +64,11 @@ export function SweepView({ id }: { id: string }) {
         <Best trials={all} metric={metric} max={max} />
         <Intermediate trials={all} metric={metric} max={max} />
       </div>
+      {(sweep.objectives?.length ?? 0) > 1 && (
+        <Card title="Front" note="the trials that no other one beats in both objectives">
+          <Front sweep={sweep} trials={settled} />
+        </Card>
+      )}
       <Trials sweep={sweep} trials={all} max={max} />
       <div class="two">
         <Importance trials={settled} space={space} />
