@@ -27,9 +27,62 @@ impl FromStr for JobId {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, IdError> {
-        let digits = text.strip_prefix('j').filter(|d| d.bytes().all(|b| b.is_ascii_digit()));
-        let number = digits.filter(|d| !d.starts_with('0')).and_then(|d| d.parse().ok());
+        let number = text.strip_prefix('j').and_then(id_number);
         number.map(JobId).ok_or_else(|| IdError { text: text.to_owned(), wanted: "a job id such as j12" })
+    }
+}
+
+/// Digits without a leading zero.
+fn id_number(digits: &str) -> Option<u64> {
+    let digits = Some(digits).filter(|d| !d.starts_with('0') && d.bytes().all(|b| b.is_ascii_digit()));
+    digits.and_then(|digits| digits.parse().ok())
+}
+
+/// A sweep: `s1`, `s2`, … in the order of submission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SweepId(pub u64);
+
+impl fmt::Display for SweepId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "s{}", self.0)
+    }
+}
+
+impl FromStr for SweepId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let number = text.strip_prefix('s').and_then(id_number);
+        number.map(SweepId).ok_or_else(|| IdError { text: text.to_owned(), wanted: "a sweep id such as s3" })
+    }
+}
+
+/// A trial by its sweep and its number there, from 0: `s3/12`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TrialId {
+    /// The sweep.
+    pub sweep: SweepId,
+    /// The trial's number within the sweep, from 0.
+    pub number: u64,
+}
+
+impl fmt::Display for TrialId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.sweep, self.number)
+    }
+}
+
+impl FromStr for TrialId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let error = || IdError { text: text.to_owned(), wanted: "a trial id such as s3/12" };
+        let (sweep, number) = text.split_once('/').ok_or_else(error)?;
+        let digits =
+            Some(number).filter(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()));
+        let number = digits.and_then(|digits| digits.parse().ok()).ok_or_else(error)?;
+        Ok(TrialId { sweep: sweep.parse().map_err(|_| error())?, number })
     }
 }
 

@@ -1,9 +1,9 @@
 //! The record of a job: what was asked, what has happened, and why it is where it is.
 
 use crate::flight::LastWords;
-use crate::id::{AttemptId, JobId, NodeName, Rank};
+use crate::id::{AttemptId, JobId, NodeName, Rank, TrialId};
 use crate::resources::DeviceShare;
-use crate::spec::JobSpec;
+use crate::spec::{JobSpec, Params};
 use crate::state::{AttemptState, JobState};
 use crate::time::Time;
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,9 @@ pub const TIME_LIMIT_CODE: i32 = 124;
 pub const SERVICE_TROUBLE_CODE: i32 = 125;
 /// The exit code of a job that a person ended.
 pub const INTERRUPTED_CODE: i32 = 130;
+
+/// The exit code of a trial's job that was stopped early: nothing has gone wrong.
+pub const STOPPED_CODE: i32 = 0;
 
 /// Everything the service knows of a job. Serialised whole into the store.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,6 +52,9 @@ pub struct Job {
     /// The placement group it runs in, by its number: a later one of the same name is another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<JobId>,
+    /// The trial it is, where it belongs to a sweep.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Box<TrialOf>>,
     /// The attempt under way: what the service must remember to go on with it after a restart.
     pub run: Option<Run>,
 }
@@ -58,6 +64,21 @@ impl Job {
     pub fn attempt_id(&self) -> AttemptId {
         AttemptId { job: self.id, number: self.attempts.last().map_or(0, |attempt| attempt.number) }
     }
+}
+
+/// The trial that a job is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrialOf {
+    /// Its sweep and its number there.
+    pub id: TrialId,
+    /// What it runs with.
+    pub params: Params,
+    /// The metric whose reports by rank 0 are answered only once they are judged; none where nothing stops early.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judged: Option<String>,
+    /// Another trial's checkpoint that it starts from, in population-based training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
 }
 
 /// Why something is as it is: a code for programs, a text with the numbers for people.
@@ -159,6 +180,10 @@ pub enum Ending {
     Cancelled,
     /// A person paused the job.
     Paused,
+    /// Its trial is at a rung, and goes on from its checkpoint if its sweep promotes it.
+    Rung,
+    /// Its trial was stopped early, or its sweep has come to its end.
+    Stopped,
     /// The job outran its time limit.
     TimeLimit,
     /// Another gang takes its place.

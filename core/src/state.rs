@@ -151,6 +151,58 @@ impl AttemptState {
 }
 
 named_states! {
+    /// Where a sweep is in its life.
+    SweepState {
+        /// No trial has started yet.
+        Queued = "QUEUED",
+        /// Trials run.
+        Running = "RUNNING",
+        /// At a person's wish, to go on later.
+        Paused = "PAUSED",
+        /// At its end, with at least one complete trial.
+        Succeeded = "SUCCEEDED",
+        /// At its end without a complete trial, or after too many failed ones.
+        Failed = "FAILED",
+        /// A person ended it.
+        Cancelled = "CANCELLED",
+    }
+}
+
+impl SweepState {
+    /// Nothing follows: every trial of it has ended.
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, SweepState::Succeeded | SweepState::Failed | SweepState::Cancelled)
+    }
+}
+
+named_states! {
+    /// Where a trial is in its life.
+    TrialState {
+        /// Waits to be placed.
+        Queued = "QUEUED",
+        /// Its job runs.
+        Running = "RUNNING",
+        /// At a rung, or paused by a person.
+        Paused = "PAUSED",
+        /// It came to its end.
+        Complete = "COMPLETE",
+        /// It was stopped early.
+        Stopped = "STOPPED",
+        /// It failed.
+        Failed = "FAILED",
+        /// A person ended it.
+        Cancelled = "CANCELLED",
+    }
+}
+
+impl TrialState {
+    /// Nothing follows.
+    pub const fn is_terminal(self) -> bool {
+        !matches!(self, TrialState::Queued | TrialState::Running | TrialState::Paused)
+    }
+}
+
+named_states! {
     /// Whether a node takes work.
     NodeState {
         /// Its agent is there and takes work.

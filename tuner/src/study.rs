@@ -277,6 +277,17 @@ impl Study {
         Ask::Trial(self.handed(number, false))
     }
 
+    /// Whether a paused trial would be handed out now.
+    pub fn is_promotable(&self) -> bool {
+        !self.is_over() && self.rule.promotable(&self.trials).is_some()
+    }
+
+    /// Whether the number of trials lets another one in; what only the sampler knows, as that its grid is done, is not
+    /// looked at.
+    pub fn has_trials_left(&self) -> bool {
+        !self.is_over() && self.trials_limit.is_none_or(|limit| (self.trials.len() as u64) < limit)
+    }
+
     /// A paused trial that goes on now, if there is one; never a new one.
     pub fn ask_promoted(&mut self) -> Option<Handed> {
         let number = self.rule.promotable(self.trials()).filter(|_| !self.is_over())?;

@@ -43,6 +43,24 @@ pub struct Lineage {
     pub from: Option<u64>,
 }
 
+impl Origin {
+    /// The word for it, as in the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Origin::Enqueued => "enqueued",
+            Origin::Random => "random",
+            Origin::Grid => "grid",
+            Origin::Sobol => "sobol",
+            Origin::Tpe => "tpe",
+            Origin::Gp => "gp",
+            Origin::Cmaes => "cmaes",
+            Origin::Nsga2 => "nsga2",
+            Origin::Motpe => "motpe",
+            Origin::Pbt => "pbt",
+        }
+    }
+}
+
 /// What a trial hears after a report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,6 +1,7 @@
 //! A job: what runs, as which gang, and what happens when it fails.
 
 use super::gang::{self, GangSpec};
+use super::params::{self, Params};
 use super::reader::{Sink, Table};
 use super::sweep;
 use super::train::{self, TrainSpec};
@@ -47,6 +48,9 @@ pub struct JobSpec {
     pub work: Work,
     /// Which checkpoints are made and kept.
     pub checkpoint: CheckpointPolicy,
+    /// What its processes find at `$PHALANX_PARAMS`; a sweep's trials have their own.
+    #[serde(default, skip_serializing_if = "Params::is_empty")]
+    pub params: Params,
 }
 
 fn preemptible_by_default() -> bool {
@@ -150,7 +154,13 @@ pub(super) fn parse_document(text: &str, limit_bytes: usize) -> Result<Spanned<D
 /// Reads a job; `others` are keys of the file that are read elsewhere.
 pub(super) fn read(table: &Table<'_>, default_name: &str, others: &[&'static str]) -> Option<JobSpec> {
     let work = read_work(table);
-    let spec = read_job(table, default_name, work);
+    let mut spec = read_job(table, default_name, work);
+    if others.is_empty() {
+        let params = table.table("params").map(|params| params::read_fixed(&params)).unwrap_or_default();
+        if let Some(spec) = &mut spec {
+            spec.params = params;
+        }
+    }
     for key in others {
         table.has(key);
     }
@@ -188,6 +198,7 @@ fn read_job(table: &Table<'_>, default_name: &str, work: Option<Work>) -> Option
         gang,
         work: work.unwrap_or_else(no_work),
         checkpoint: table.table("checkpoint").map(read_checkpoint).unwrap_or_default(),
+        params: Params::new(),
     };
     has_work.then_some(spec)
 }

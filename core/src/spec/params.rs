@@ -49,6 +49,16 @@ impl ParamValue {
         }
     }
 
+    /// As a value of a file.
+    pub(super) fn to_edit(&self) -> toml_edit::Value {
+        match self {
+            ParamValue::Bool(flag) => (*flag).into(),
+            ParamValue::Int(number) => (*number).into(),
+            ParamValue::Float(number) => (*number).into(),
+            ParamValue::Text(text) => text.as_str().into(),
+        }
+    }
+
     fn read(value: &DeValue<'_>) -> Option<ParamValue> {
         match value {
             DeValue::String(text) => Some(ParamValue::Text(text.to_string())),
@@ -239,6 +249,22 @@ pub(super) fn read(table: &Table<'_>) -> Vec<ParamSpec> {
     check_conditions(table, &found);
     let ordered = order(table, &found);
     ordered.into_iter().filter_map(|index| found[index].spec()).collect()
+}
+
+/// Reads the `[params]` of a single job: bare values.
+pub(super) fn read_fixed(table: &Table<'_>) -> Params {
+    let mut params = Params::new();
+    for param in read(table) {
+        match param.domain {
+            Domain::Fixed { value } => drop(params.insert(param.name, value)),
+            _ => table.problem_with_help(
+                table.span_of(&param.name),
+                format!("`params.{}` varies, and a single job has bare values", param.name),
+                "add [sweep] to search over it, or give it a value",
+            ),
+        }
+    }
+    params
 }
 
 /// A parameter as read, valid or not; `domain` is `None` where a problem was noted.

@@ -176,6 +176,22 @@ pub enum Stopping {
     },
 }
 
+impl Stopping {
+    /// The word for it in a file; `median` is `percentile`.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Stopping::None => "none",
+            Stopping::Asha(_) => "asha",
+            Stopping::Hyperband(_) => "hyperband",
+            Stopping::Percentile { .. } => "percentile",
+            Stopping::Wilcoxon { .. } => "wilcoxon",
+            Stopping::Patient { .. } => "patient",
+            Stopping::Threshold { .. } => "threshold",
+            Stopping::Plateau { .. } => "plateau",
+        }
+    }
+}
+
 pub(super) fn read_search(table: Table<'_>) -> Search {
     table.require("kind", "kind = \"auto\"");
     let search = match table.word("kind", &Search::WORDS) {

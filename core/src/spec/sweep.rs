@@ -10,6 +10,7 @@ use crate::limits::{SPEC_FILE_BYTES, SWEEP_CONSTRAINTS, SWEEP_OBJECTIVES, SWEEP_
 use crate::report::check_metric_name;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -73,6 +74,8 @@ pub struct SweepSpec {
     pub seed: u64,
     /// It ends when more trials than this have failed.
     pub max_failed_trials: Option<u64>,
+    /// It ends so long after its first trial has started.
+    pub time_limit: Option<Duration>,
     /// What proposes parameters.
     pub search: Search,
     /// Which trials stop early.
@@ -148,6 +151,45 @@ impl SweepSpec {
         job_of(&self.source, &self.default_name, &names, params)
     }
 
+    /// The parameters in their own forms: `1` of a float becomes `1.0`. What is no value of its parameter stays.
+    pub fn canonical(&self, params: &Params) -> Params {
+        let own = |name: &String, value: &ParamValue| {
+            let param = self.params.iter().find(|param| param.name == *name);
+            param.and_then(|param| param.domain.canonical(value)).unwrap_or_else(|| value.clone())
+        };
+        params.iter().map(|(name, value)| (name.clone(), own(name, value))).collect()
+    }
+
+    /// The file as the job of one trial: without what makes it a sweep, its parameters put in place.
+    pub fn job_file(&self, params: &Params) -> Result<String, Problems> {
+        self.trial_job(params)?;
+        let mut file: toml_edit::DocumentMut =
+            self.source.parse().map_err(|error: toml_edit::TomlError| {
+                Problems::one(Problem { message: error.message().to_owned(), span: error.span(), help: None })
+            })?;
+        SWEEP_KEYS.iter().for_each(|key| drop(file.remove(key)));
+        let names: Vec<&str> = self.params.iter().map(|param| param.name.as_str()).collect();
+        template::fill_file(&mut file, &Values::new(params, &names));
+        if !params.is_empty() {
+            let table = params.iter().map(|(name, value)| (name, value.to_edit()));
+            file.insert("params", toml_edit::Item::Table(table.collect()));
+        }
+        Ok(file.to_string())
+    }
+
+    /// The file.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// How many points a grid search visits at most: inactive parameters make it fewer. `None` for other searches.
+    pub fn grid_size(&self) -> Option<u64> {
+        if self.search != Search::Grid {
+            return None;
+        }
+        self.params.iter().try_fold(1_u64, |points, param| points.checked_mul(param.domain.count()?))
+    }
+
     /// Whether it improves several metrics at once.
     pub fn has_several_objectives(&self) -> bool {
         self.objectives.len() > 1
@@ -221,6 +263,7 @@ fn read_sweep(root: &Table<'_>, default_name: &str, runnable: bool) -> SweepSpec
         concurrency: None,
         seed: 0,
         max_failed_trials: None,
+        time_limit: None,
         search,
         stopping,
         params,
@@ -239,11 +282,12 @@ fn read_sweep(root: &Table<'_>, default_name: &str, runnable: bool) -> SweepSpec
 fn read_head(table: Table<'_>, several: Vec<Objective>, runnable: bool, spec: &mut SweepSpec) {
     let metric = table.text("metric");
     let mode = table.word("mode", &MODES);
+    let target = table.number("target", "a finite number", |_| true);
     if let Some(Err(problem)) = metric.as_deref().map(check_metric_name) {
         table.problem(table.span_of("metric"), problem);
     }
     if !several.is_empty() {
-        for key in ["metric", "mode"].into_iter().filter(|key| table.has(key)) {
+        for key in ["metric", "mode", "target"].into_iter().filter(|key| table.has(key)) {
             table.problem(
                 table.span_of(key),
                 format!("`sweep.{key}` stands beside [[objective]]; keep one of the two"),
@@ -256,14 +300,17 @@ fn read_head(table: Table<'_>, several: Vec<Objective>, runnable: bool, spec: &m
         }
         // Asked and told, the value has no need of a name.
         let metric = metric.unwrap_or_else(|| "value".to_owned());
-        spec.objectives =
-            vec![Objective { metric, mode: mode.unwrap_or_default(), target: None, reference: None }];
+        spec.objectives = vec![Objective { metric, mode: mode.unwrap_or_default(), target, reference: None }];
     }
     let count = |key, range| table.integer(key, range).map(|count| count as u64);
     spec.trials = count("trials", 1..=SWEEP_TRIALS);
     spec.concurrency = count("concurrency", 1..=i64::from(u32::MAX)).map(|count| count as u32);
     spec.seed = count("seed", 0..=i64::MAX).unwrap_or(0);
     spec.max_failed_trials = count("max_failed_trials", 0..=i64::MAX);
+    spec.time_limit = table.duration("time_limit");
+    if spec.time_limit.is_some_and(|limit| limit.is_zero()) {
+        table.problem(table.span_of("time_limit"), "`sweep.time_limit` must be longer than nothing");
+    }
     if runnable && spec.search != Search::Grid && !matches!(spec.stopping, Stopping::Plateau { .. }) {
         table.require("trials", "trials = 50");
     }
@@ -456,6 +503,27 @@ beta2 = 0.95
         params.remove("beta2");
         params.insert("opt".to_owned(), ParamValue::Text("sgd".to_owned()));
         assert_eq!(command(&params)[3..], ["1e-5", "--opt=sgd", "{50}"]);
+    }
+
+    #[test]
+    fn a_trial_becomes_a_job_file() {
+        let sweep = SweepSpec::parse(CONTRACT, "x").unwrap();
+        let params = Params::from([
+            ("lr".to_owned(), ParamValue::Int(0)),
+            ("opt".to_owned(), ParamValue::Text("sgd".to_owned())),
+            ("epochs".to_owned(), ParamValue::Int(50)),
+        ]);
+        let file = sweep.job_file(&params).unwrap();
+        assert!(
+            file.contains("[\"python\", \"train.py\", \"--lr\", \"0\", \"--opt=sgd\", \"{50}\"]"),
+            "{file}"
+        );
+        let job = JobSpec::parse(&file, "x").unwrap();
+        assert_eq!(job, JobSpec { params: params.clone(), ..sweep.trial_job(&params).unwrap() });
+        let varies = "version = 1\n[program]\ncommand = [\"x\"]\n[params]\nlr = { kind = \"int\", low = 1, high = 2 }\n";
+        assert!(
+            JobSpec::parse(varies, "x").unwrap_err().to_string().contains("a single job has bare values")
+        );
     }
 
     #[test]

@@ -118,6 +118,64 @@ fn fill_text<'a>(text: &str, span: Range<usize>, filler: &Filler<'a, '_>) -> Fil
     }
 }
 
+/// Puts the values into a file that keeps its form, for a job of its own. Only for values that [`fill`] takes.
+pub(super) fn fill_file(file: &mut toml_edit::DocumentMut, values: &Values<'_>) {
+    for (table, typed) in TABLES {
+        if let Some(table) = file.get_mut(table).and_then(toml_edit::Item::as_table_like_mut) {
+            fill_table(table, values, typed);
+        }
+    }
+}
+
+fn fill_table(table: &mut dyn toml_edit::TableLike, values: &Values<'_>, typed: bool) {
+    let mut gone = Vec::new();
+    for (key, item) in table.iter_mut() {
+        let kept = match item {
+            toml_edit::Item::Value(value) => fill_edited(value, values, typed),
+            toml_edit::Item::Table(inner) => {
+                fill_table(inner, values, typed);
+                true
+            }
+            toml_edit::Item::ArrayOfTables(tables) => {
+                tables.iter_mut().for_each(|inner| fill_table(inner, values, typed));
+                true
+            }
+            toml_edit::Item::None => true,
+        };
+        if !kept {
+            gone.push(key.get().to_owned());
+        }
+    }
+    gone.iter().for_each(|key| drop(table.remove(key)));
+}
+
+/// Whether the value stays.
+fn fill_edited(value: &mut toml_edit::Value, values: &Values<'_>, typed: bool) -> bool {
+    use toml_edit::Value;
+    match value {
+        Value::Array(items) => {
+            let kept: Vec<bool> = items.iter_mut().map(|item| fill_edited(item, values, typed)).collect();
+            let mut kept = kept.into_iter();
+            items.retain(|_| kept.next().unwrap_or(true));
+        }
+        Value::InlineTable(table) => fill_table(table, values, typed),
+        Value::String(text) => {
+            let text = text.value().clone();
+            let whole = text.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+            let whole = whole.filter(|name| typed && values.names.contains(name));
+            let filled = match whole {
+                Some(name) => values.params.get(name).map(ParamValue::to_edit),
+                None => fill_parts(&text, values).ok().flatten().map(Value::from),
+            };
+            let Some(mut filled) = filled else { return false };
+            *filled.decor_mut() = value.decor().clone();
+            *value = filled;
+        }
+        _ => {}
+    }
+    true
+}
+
 struct Unfit {
     message: String,
     help: Option<String>,

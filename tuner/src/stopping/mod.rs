@@ -24,7 +24,7 @@ pub(crate) struct Report {
 }
 
 /// An early-stopping rule.
-pub(crate) trait Rule: Send {
+pub(crate) trait Rule: Send + Sync {
     /// Judges a report. `best` is the best complete trial. A loss of infinity stops the trial whatever is answered.
     fn report(&mut self, trials: &[Trial], best: Option<u64>, report: &Report) -> Decision;
 
