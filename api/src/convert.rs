@@ -161,6 +161,7 @@ impl From<&KeptCheckpoint> for pb::Checkpoint {
 
 impl From<&Job> for pb::Job {
     fn from(job: &Job) -> Self {
+        let (sweep, trial) = crate::sweeps::trial_of(job);
         pb::Job {
             // A validated submission is no job yet.
             id: if job.id.0 == 0 { String::new() } else { job.id.to_string() },
@@ -174,8 +175,8 @@ impl From<&Job> for pb::Job {
             submit_time: Some(timestamp(job.submitted)),
             start_time: job.started.map(timestamp),
             end_time: job.ended.map(timestamp),
-            sweep: String::new(),
-            trial: None,
+            sweep,
+            trial,
             gang: Some((&job.spec.gang).into()),
             placement: job.attempts.last().map(placement).unwrap_or_default(),
             attempts: job.attempts.iter().map(Into::into).collect(),
@@ -194,7 +195,7 @@ fn placement(attempt: &Attempt) -> Vec<pb::RankPlacement> {
 }
 
 /// The model's bounds keep ranks, attempts and devices far below what an int32 holds.
-fn int(value: u32) -> i32 {
+pub(crate) fn int(value: u32) -> i32 {
     i32::try_from(value).unwrap_or(i32::MAX)
 }
 

@@ -54,6 +54,89 @@ pub fn group(group: &pb::PlacementGroup) -> Value {
     })
 }
 
+/// A sweep.
+pub fn sweep(sweep: &pb::Sweep) -> Value {
+    let reason = sweep.reason.as_ref().map(|reason| json!({ "code": reason.code, "text": reason.text }));
+    let counts = sweep.counts.unwrap_or_default();
+    let objectives = sweep
+        .objectives
+        .iter()
+        .map(|one| json!({ "metric": one.metric, "mode": one.mode, "target": one.target.map(number) }));
+    json!({
+        "id": sweep.id,
+        "name": sweep.name,
+        "state": sweep.state_name(),
+        "reason": reason.unwrap_or_else(|| json!({ "code": "", "text": "" })),
+        "queue": sweep.queue,
+        "priority": sweep.priority,
+        "best": sweep.best.as_ref().map(best_trial),
+        "front": sweep.front.iter().map(best_trial).collect::<Vec<_>>(),
+        "counts": {
+            "complete": counts.complete,
+            "stopped": counts.stopped,
+            "failed": counts.failed,
+            "running": counts.running,
+            "queued": counts.queued,
+            "paused": counts.paused,
+            "cancelled": counts.cancelled,
+        },
+        "steps_run": sweep.steps_run,
+        "objectives": objectives.collect::<Vec<_>>(),
+        "search": sweep.search,
+        "stopping": sweep.stopping,
+        "params": sweep.params,
+        "trials": sweep.trials,
+        "concurrency": (sweep.concurrency > 0).then_some(sweep.concurrency),
+        "external": sweep.external,
+        "submit_time": time(sweep.submit_time.as_ref()),
+        "start_time": time(sweep.start_time.as_ref()),
+        "end_time": time(sweep.end_time.as_ref()),
+        "gang": sweep.gang.as_ref().map(gang),
+    })
+}
+
+/// One of the best trials of a sweep.
+pub fn best_trial(best: &pb::BestTrial) -> Value {
+    json!({
+        "number": best.number,
+        "params": params(best.params.as_ref()),
+        "value": number(best.value),
+        "values": best.values.iter().copied().map(number).collect::<Vec<_>>(),
+        "job": (!best.job.is_empty()).then_some(&best.job),
+    })
+}
+
+/// A trial.
+pub fn trial(trial: &pb::Trial) -> Value {
+    json!({
+        "number": trial.number,
+        "state": trial.state_name(),
+        "params": params(trial.params.as_ref()),
+        "value": trial.value.map(number),
+        "values": trial.values.iter().copied().map(number).collect::<Vec<_>>(),
+        "step": trial.step,
+        "job": (!trial.job.is_empty()).then_some(&trial.job),
+        "sampler": trial.sampler,
+        "message": trial.message,
+        "start_time": time(trial.start_time.as_ref()),
+        "end_time": time(trial.end_time.as_ref()),
+    })
+}
+
+/// Parameters by name.
+pub fn params(params: Option<&prost_types::Struct>) -> Value {
+    use prost_types::value::Kind;
+    let value = |value: &prost_types::Value| match &value.kind {
+        Some(Kind::BoolValue(flag)) => Value::from(*flag),
+        Some(Kind::NumberValue(found)) => number(*found),
+        Some(Kind::StringValue(text)) => Value::from(text.as_str()),
+        // No parameter is anything else.
+        Some(Kind::NullValue(_) | Kind::StructValue(_) | Kind::ListValue(_)) | None => Value::Null,
+    };
+    let fields = params.into_iter().flat_map(|params| &params.fields);
+    Value::Object(fields.map(|(name, found)| (name.clone(), value(found))).collect())
+}
+
 fn gang(gang: &pb::Gang) -> Value {
     json!({
         "min_workers": gang.min_workers,
@@ -252,6 +335,21 @@ mod tests {
         assert_eq!(document["exit_code"], Value::Null);
         assert_eq!(document["trial"], Value::Null);
         assert_eq!(document["reason"], json!({ "code": "", "text": "" }));
+    }
+
+    #[test]
+    fn a_sweep_and_a_trial_have_the_fields_of_the_contract() {
+        let Value::Object(document) = sweep(&pb::Sweep::default()) else { panic!("not an object") };
+        for field in ["id", "name", "state", "best", "counts", "steps_run"] {
+            assert!(document.contains_key(field), "{field}");
+        }
+        for count in ["complete", "stopped", "failed", "running", "queued", "paused"] {
+            assert_eq!(document["counts"][count], 0, "{count}");
+        }
+        let Value::Object(document) = trial(&pb::Trial::default()) else { panic!("not an object") };
+        for field in ["number", "state", "params", "value", "values", "step", "job"] {
+            assert!(document.contains_key(field), "{field}");
+        }
     }
 
     #[test]

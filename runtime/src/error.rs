@@ -2,7 +2,7 @@
 
 use crate::controller::Refusal;
 use crate::store::StoreError;
-use phalanx_core::{GroupName, JobId, JobState, Problems, Reason};
+use phalanx_core::{GroupName, JobId, JobState, Problems, Reason, SweepId, SweepState, TrialId};
 use std::path::PathBuf;
 
 /// Why the service could not do what it was asked; nothing has changed.
@@ -46,6 +46,34 @@ pub enum Error {
         /// What was asked.
         asked: &'static str,
     },
+    /// No sweep has this id.
+    #[error("there is no sweep {0}; `phalanx ps -a` lists all sweeps")]
+    UnknownSweep(SweepId),
+    /// No trial of the sweep has this number.
+    #[error("there is no trial {0}; `phalanx trials {sweep}` lists those there are", sweep = .0.sweep)]
+    UnknownTrial(TrialId),
+    /// A trial that is run by somebody else, or was never run.
+    #[error("no job of this service has run trial {0}")]
+    TrialWithoutJob(TrialId),
+    /// The sweep's state does not allow it.
+    #[error("{sweep} is {state} and cannot be {asked}")]
+    SweepState {
+        /// The sweep.
+        sweep: SweepId,
+        /// Its state.
+        state: SweepState,
+        /// What was asked.
+        asked: &'static str,
+    },
+    /// The service runs the sweep's trials itself.
+    #[error("{0} runs its trials itself; trials are handed out of a sweep that was created as external")]
+    NotExternal(SweepId),
+    /// A report has one value, and the sweep several objectives.
+    #[error("{0} has several objectives, which are told at a trial's end and not reported")]
+    ManyObjectives(SweepId),
+    /// The study does not take it.
+    #[error(transparent)]
+    Study(#[from] phalanx_tuner::Error),
     /// A queue that the service does not have.
     #[error("there is no queue `{queue}`; this service has {}", .there.join(", "))]
     UnknownQueue {
@@ -99,6 +127,11 @@ impl From<Refusal> for Error {
             Refusal::WrongState { job, state, asked } => Error::WrongState { job, state, asked },
             Refusal::UnknownGroup(name) => Error::UnknownGroup(name),
             Refusal::GroupExists(name) => Error::GroupExists(name),
+            Refusal::SweepNotLive(sweep) => Error::UnknownSweep(sweep),
+            Refusal::SweepState { sweep, state, asked } => Error::SweepState { sweep, state, asked },
+            Refusal::NotExternal(sweep) => Error::NotExternal(sweep),
+            Refusal::ManyObjectives(sweep) => Error::ManyObjectives(sweep),
+            Refusal::Study(error) => Error::Study(error),
             Refusal::ShuttingDown => Error::Unavailable,
         }
     }

@@ -1,8 +1,8 @@
 //! What an agent needs to start the ranks of an attempt on its node.
 
 use phalanx_core::id::AttemptId;
-use phalanx_core::spec::WorkerSpec;
-use phalanx_core::{Cpus, Rank};
+use phalanx_core::spec::{Params, WorkerSpec};
+use phalanx_core::{Cpus, Rank, TrialOf};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -41,6 +41,12 @@ pub struct Launch {
     pub grace: Duration,
     /// The folder to go on from.
     pub checkpoint: Option<PathBuf>,
+    /// The trial it is, where it belongs to a sweep.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Box<TrialOf>>,
+    /// What its processes find at `$PHALANX_PARAMS`; none where there is no such file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub params: Option<Params>,
     /// The ranks on this node, by local rank.
     pub ranks: Vec<RankLaunch>,
 }

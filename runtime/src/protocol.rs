@@ -154,6 +154,13 @@ pub enum Command {
         /// Between asking, SIGTERM and SIGKILL.
         grace: Duration,
     },
+    /// What rank 0 of a trial has reported up to a step has been judged, and it goes on: its reports are answered.
+    Judged {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The step.
+        step: u64,
+    },
     /// Delete a checkpoint's folder.
     DropCheckpoint {
         /// The folder.

@@ -223,7 +223,7 @@ pub struct CheckpointTaken {
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ServiceMessage {
     /// Exactly one.
-    #[prost(oneof = "service_message::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "service_message::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub message: ::core::option::Option<service_message::Message>,
 }
 /// Nested message and enum types in `ServiceMessage`.
@@ -255,6 +255,9 @@ pub mod service_message {
         /// Let a reserved place stand.
         #[prost(message, tag = "8")]
         Keep(super::Keep),
+        /// Answer a trial's reports.
+        #[prost(message, tag = "9")]
+        Judged(super::Judged),
     }
 }
 /// The service took the agent in.
@@ -316,6 +319,16 @@ pub struct Stop {
     /// Between the steps from asking to SIGTERM to SIGKILL.
     #[prost(uint64, tag = "3")]
     pub grace_ms: u64,
+}
+/// What rank 0 of a trial has reported up to a step has been judged, and it goes on.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Judged {
+    /// The attempt, as `j12.1`.
+    #[prost(string, tag = "1")]
+    pub attempt: ::prost::alloc::string::String,
+    /// The step.
+    #[prost(uint64, tag = "2")]
+    pub step: u64,
 }
 /// Forget a checkpoint.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -33,6 +33,8 @@ pub(super) struct Places<'a> {
     pub(super) socket: &'a Path,
     /// The attempt's folder.
     pub(super) scratch: &'a Path,
+    /// The file of a trial's parameters.
+    pub(super) params: &'a Path,
 }
 
 /// The whole environment of one rank.
@@ -76,6 +78,13 @@ pub(super) fn of_rank(
     if let Some(checkpoint) = &launch.checkpoint {
         set("PHALANX_CHECKPOINT", checkpoint.as_os_str());
     }
+    if let Some(trial) = &launch.trial {
+        set("PHALANX_SWEEP", trial.id.sweep.to_string().as_ref());
+        set("PHALANX_TRIAL", trial.id.number.to_string().as_ref());
+    }
+    if launch.params.is_some() {
+        set("PHALANX_PARAMS", places.params.as_os_str());
+    }
     env.extend(launch.env.iter().map(|(name, value)| (name.into(), value.into())));
     env
 }
@@ -91,7 +100,7 @@ mod tests {
     use super::*;
     use crate::launch::LaunchWork;
     use phalanx_core::id::AttemptId;
-    use phalanx_core::{Cpus, JobId};
+    use phalanx_core::{Cpus, JobId, SweepId, TrialId, TrialOf};
     use std::time::Duration;
 
     fn launch() -> Launch {
@@ -112,6 +121,8 @@ mod tests {
             max_restarts: 5,
             grace: Duration::from_secs(10),
             checkpoint: Some("/data/c".into()),
+            trial: None,
+            params: None,
             ranks: vec![rank(2), rank(3)],
         }
     }
@@ -129,7 +140,11 @@ mod tests {
             ("SLURM_JWT", "no"),
         ];
         let inherited = inherited.map(|(name, value)| (name.into(), value.into()));
-        let places = Places { socket: Path::new("/r/3.sock"), scratch: Path::new("/r/scratch") };
+        let places = Places {
+            socket: Path::new("/r/3.sock"),
+            scratch: Path::new("/r/scratch"),
+            params: Path::new("/r/params.json"),
+        };
         let env = of_rank(launch, 1, &launch.ranks[1], places, inherited);
         env.iter().map(|(name, value)| format!("{}={}", name.display(), value.display())).collect()
     }
@@ -165,6 +180,16 @@ mod tests {
             "XDG_RUNTIME_DIR=/x",
         ];
         assert_eq!(env(&launch()), expected);
+    }
+
+    #[test]
+    fn a_trial_knows_what_it_is() {
+        let id = TrialId { sweep: SweepId(2), number: 5 };
+        let trial = TrialOf { id, params: BTreeMap::new(), judged: None, from: None };
+        let env = env(&Launch { trial: Some(Box::new(trial)), params: Some(BTreeMap::new()), ..launch() });
+        for line in ["PHALANX_SWEEP=s2", "PHALANX_TRIAL=5", "PHALANX_PARAMS=/r/params.json"] {
+            assert!(env.iter().any(|found| found == line), "{line}");
+        }
     }
 
     #[test]

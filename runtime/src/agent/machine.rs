@@ -81,6 +81,13 @@ pub enum Output {
         /// How long they have.
         grace: Duration,
     },
+    /// Answer what rank 0 has reported up to a step.
+    Judged {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The step.
+        step: u64,
+    },
     /// SIGTERM to every process of the attempt, and SIGKILL after `grace`; a repetition only brings the end forward.
     End {
         /// The attempt.
@@ -171,6 +178,9 @@ impl AgentMachine {
             Input::Command(Command::Start(launch)) => self.start(launch),
             Input::Command(Command::Stop { attempt, ask_first, grace }) => {
                 self.stop(attempt, ask_first, grace)
+            }
+            Input::Command(Command::Judged { attempt, step }) => {
+                self.launched(attempt).map(|_| Output::Judged { attempt, step }).into_iter().collect()
             }
             Input::Command(Command::DropCheckpoint { path }) => vec![Output::DropCheckpoint(path)],
             Input::Port { attempt, port } => self.port(attempt, port),

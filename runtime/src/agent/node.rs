@@ -135,6 +135,11 @@ impl Node {
                     Some(supervisor) => supervisor.ask(grace),
                     None => open.extend(self.machine.step(Input::AskedLongEnough(attempt))),
                 },
+                Output::Judged { attempt, step } => {
+                    if let Some(supervisor) = self.supervisors.get(&attempt) {
+                        supervisor.judged(step);
+                    }
+                }
                 Output::End { attempt, grace } => {
                     if let Some(supervisor) = self.supervisors.get(&attempt) {
                         supervisor.end(grace);

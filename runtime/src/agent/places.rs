@@ -15,6 +15,9 @@ const LONGEST_SOCKET: &str = "65535.sock";
 /// The file that names the attempt's cgroup.
 const GROUP_FILE: &str = "cgroup";
 
+/// The file of a trial's parameters.
+const PARAMS_FILE: &str = "params.json";
+
 /// The places of one attempt.
 #[derive(Clone, Debug)]
 pub(super) struct AttemptPlaces {
@@ -71,6 +74,11 @@ impl AttemptPlaces {
     /// The attempt's own folder, `PHALANX_SCRATCH`.
     pub(super) fn scratch(&self) -> &Path {
         &self.scratch
+    }
+
+    /// The file of a trial's parameters, `PHALANX_PARAMS`.
+    pub(super) fn params(&self) -> PathBuf {
+        self.folder.join(PARAMS_FILE)
     }
 
     /// A rank's socket, `PHALANX_SOCKET`.

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,6 +24,9 @@ use tokio_util::task::TaskTracker;
 const STEPS: usize = 1024;
 /// How long a connection may stay silent after every process of the attempt is gone.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long a report waits to be judged; so long that a service which was killed is back, and shorter than programs wait
+/// for an answer.
+const JUDGE_BOUND: Duration = Duration::from_secs(15);
 /// How long the end of an attempt waits for a checkpoint that is being copied.
 const COPY_BOUND: Duration = Duration::from_secs(600);
 
@@ -40,14 +44,26 @@ struct Shared {
     attempt: AttemptId,
     outbox: Arc<Outbox>,
     checkpoints: Checkpoints,
-    stop: AtomicBool,
+    /// The metric whose reports by rank 0 are answered only once they are judged.
+    judged: Option<String>,
+    /// Up to which step they have been, and whether the end is wished for.
+    verdict: watch::Sender<Verdict>,
     spoken: AtomicBool,
+}
+
+/// What is known of a trial's reports.
+#[derive(Clone, Copy, Debug, Default)]
+struct Verdict {
+    through: Option<u64>,
+    stop: bool,
 }
 
 /// What a rank has reported, over all its connections.
 #[derive(Debug, Default)]
 struct Reported {
     last: Option<u64>,
+    /// The last step of the metric that is judged.
+    last_judged: Option<u64>,
     steps: BTreeMap<u64, BTreeSet<String>>,
 }
 
@@ -68,9 +84,14 @@ impl Reported {
 
 impl Sockets {
     /// Sockets for one attempt; none is open yet.
-    pub(super) fn new(attempt: AttemptId, outbox: Arc<Outbox>, checkpoints: Checkpoints) -> Sockets {
-        let (stop, spoken) = (AtomicBool::new(false), AtomicBool::new(false));
-        let shared = Arc::new(Shared { attempt, outbox, checkpoints, stop, spoken });
+    pub(super) fn new(
+        attempt: AttemptId,
+        judged: Option<String>,
+        outbox: Arc<Outbox>,
+        checkpoints: Checkpoints,
+    ) -> Sockets {
+        let (verdict, spoken) = (watch::Sender::new(Verdict::default()), AtomicBool::new(false));
+        let shared = Arc::new(Shared { attempt, outbox, checkpoints, judged, verdict, spoken });
         Sockets { shared, tasks: TaskTracker::new(), closing: CancellationToken::new() }
     }
 
@@ -84,8 +105,13 @@ impl Sockets {
 
     /// Every answer from now on says that the end is wished for. Whether any rank has ever spoken.
     pub(super) fn ask_to_stop(&self) -> bool {
-        self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.verdict.send_modify(|verdict| verdict.stop = true);
         self.shared.spoken.load(Ordering::Relaxed)
+    }
+
+    /// What rank 0 has reported up to a step is judged, and the trial goes on.
+    pub(super) fn judged(&self, step: u64) {
+        self.shared.verdict.send_modify(|verdict| verdict.through = verdict.through.max(Some(step)));
     }
 
     /// Takes in what the ranks, all gone by now, had still said, and closes.
@@ -171,27 +197,50 @@ impl Connection {
     async fn answer(&self, line: &[u8]) -> Answer {
         self.shared.spoken.store(true, Ordering::Relaxed);
         let taken = match parse_line(line) {
-            Ok(Request::Report(report)) => {
-                self.report(report).await;
-                Ok(())
-            }
+            Ok(Request::Report(report)) => self.report(report).await,
             Ok(Request::Checkpoint(checkpoint)) => self.checkpoint(checkpoint).await,
             Err(error) => Err(error),
         };
         match taken {
-            Ok(()) => Answer::Taken { ok: true, stop: self.shared.stop.load(Ordering::Relaxed) },
+            Ok(()) => Answer::Taken { ok: true, stop: self.shared.verdict.borrow().stop },
             Err(error) => Answer::Refused { error },
         }
     }
 
-    async fn report(&self, report: Report) {
+    async fn report(&self, report: Report) -> Result<(), String> {
         self.shared.outbox.room().await;
-        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
-        let (step, metrics) = reported.take(report);
-        if !metrics.is_empty() {
-            self.shared
-                .outbox
-                .say(self.shared.attempt, &Happening::Report { rank: self.rank, step, metrics });
+        let metric = self.shared.judged.as_ref().filter(|_| self.rank == 0);
+        let judged = metric.is_some_and(|metric| report.metrics.contains_key(metric));
+        let step = {
+            let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+            if let (true, Some(step), Some(last)) = (judged, report.step, reported.last_judged)
+                && step < last
+            {
+                return Err(format!("step {last} has been reported already, and step {step} goes backwards"));
+            }
+            let (step, metrics) = reported.take(report);
+            if judged {
+                reported.last_judged = Some(step);
+            }
+            if !metrics.is_empty() {
+                let report = Happening::Report { rank: self.rank, step, metrics };
+                self.shared.outbox.say(self.shared.attempt, &report);
+            }
+            step
+        };
+        if judged {
+            self.verdict(step).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until the sweep has judged a step, so that the answer holds for it.
+    async fn verdict(&self, step: u64) {
+        let mut verdict = self.shared.verdict.subscribe();
+        let judged = verdict.wait_for(|verdict| verdict.stop || verdict.through >= Some(step));
+        tokio::select! {
+            _ = tokio::time::timeout(JUDGE_BOUND, judged) => {}
+            () = self.closing.cancelled() => {}
         }
     }
 
@@ -243,12 +292,19 @@ mod tests {
     use tokio::io::AsyncReadExt;
 
     async fn opened() -> (tempfile::TempDir, Sockets, Arc<Outbox>, UnixStream) {
+        opened_for(3, None).await
+    }
+
+    async fn opened_for(
+        rank: Rank,
+        judged: Option<&str>,
+    ) -> (tempfile::TempDir, Sockets, Arc<Outbox>, UnixStream) {
         let dir = tempfile::tempdir().unwrap();
         let outbox = Arc::new(Outbox::open(&dir.path().join("outbox")).unwrap().0);
         let checkpoints = Checkpoints::open(dir.path().join("checkpoints")).unwrap();
         let attempt = AttemptId { job: JobId(1), number: 1 };
-        let sockets = Sockets::new(attempt, outbox.clone(), checkpoints);
-        sockets.open(3, &dir.path().join("s")).unwrap();
+        let sockets = Sockets::new(attempt, judged.map(str::to_owned), outbox.clone(), checkpoints);
+        sockets.open(rank, &dir.path().join("s")).unwrap();
         let stream = UnixStream::connect(dir.path().join("s")).await.unwrap();
         (dir, sockets, outbox, stream)
     }
@@ -302,6 +358,29 @@ mod tests {
         assert!(sockets.ask_to_stop(), "it has spoken");
         let answer = say(&mut stream, b"{\"report\":{\"metrics\":{\"a\":1}}}\n").await;
         assert_eq!(answer, "{\"ok\":true,\"stop\":true}\n");
+    }
+
+    #[tokio::test]
+    async fn a_judged_report_is_answered_by_its_verdict() {
+        let (_dir, sockets, outbox, mut stream) = opened_for(0, Some("a")).await;
+        let other = b"{\"report\":{\"step\":9,\"metrics\":{\"b\":1}}}\n";
+        assert_eq!(say(&mut stream, other).await, OK, "another metric is judged by nobody");
+        stream.write_all(b"{\"report\":{\"step\":2,\"metrics\":{\"a\":1}}}\n").await.unwrap();
+        outbox.after(1, 1 << 20).await;
+        sockets.judged(1);
+        let early = tokio::time::timeout(Duration::from_millis(50), stream.read_u8()).await;
+        assert!(early.is_err(), "step 1 is not step 2");
+        sockets.judged(2);
+        assert_eq!(say(&mut stream, b"").await, OK);
+        assert!(
+            say(&mut stream, b"{\"report\":{\"step\":1,\"metrics\":{\"a\":1}}}\n")
+                .await
+                .contains("backwards")
+        );
+        stream.write_all(b"{\"report\":{\"step\":3,\"metrics\":{\"a\":1}}}\n").await.unwrap();
+        outbox.after(2, 1 << 20).await;
+        sockets.ask_to_stop();
+        assert_eq!(say(&mut stream, b"").await, "{\"ok\":true,\"stop\":true}\n");
     }
 
     #[tokio::test]

@@ -54,6 +54,7 @@ pub(super) struct Ground {
 enum Order {
     Ask(Duration),
     End(Duration),
+    Judged(u64),
 }
 
 /// The way to an attempt under way.
@@ -78,6 +79,11 @@ impl Supervisor {
     pub(super) fn ask(&self, grace: Duration) {
         // One that is done needs no asking.
         let _ = self.orders.send(Order::Ask(grace));
+    }
+
+    /// What rank 0 has reported up to a step is answered.
+    pub(super) fn judged(&self, step: u64) {
+        let _ = self.orders.send(Order::Judged(step));
     }
 
     /// SIGTERM, and SIGKILL after the grace.
@@ -134,7 +140,11 @@ impl Attempt {
         inputs: mpsc::UnboundedSender<Input>,
     ) -> io::Result<Attempt> {
         places.make()?;
-        let sockets = Sockets::new(launch.attempt, ground.outbox.clone(), ground.checkpoints.clone());
+        if let Some(params) = &launch.params {
+            std::fs::write(places.params(), serde_json::to_vec(params)?)?;
+        }
+        let judged = launch.trial.as_ref().and_then(|trial| trial.judged.clone());
+        let sockets = Sockets::new(launch.attempt, judged, ground.outbox.clone(), ground.checkpoints.clone());
         for rank in &launch.ranks {
             sockets.open(rank.rank, &places.socket(rank.rank))?;
         }
@@ -177,6 +187,8 @@ impl Attempt {
                 heard = self.guard.receive() => match heard {
                     Ok(Some((message, pipes))) => self.heard(message, pipes).await,
                     Ok(None) => break,
+                    // It has ended with an order of ours unread.
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
                     Err(error) => {
                         tracing::error!(%error, attempt = %self.attempt, "cannot hear a guard; it is ended");
                         self.guard.kill();
@@ -186,6 +198,7 @@ impl Attempt {
                 Some(order) = orders.recv() => match order {
                     Order::Ask(grace) if self.sockets.ask_to_stop() => asked_until = Instant::now() + grace,
                     Order::Ask(_) => self.tell(Input::AskedLongEnough(self.attempt)),
+                    Order::Judged(step) => self.sockets.judged(step),
                     Order::End(grace) => {
                         self.guard.say(ToGuard::End { grace });
                         stuck_at = stuck_at.min(Instant::now() + grace + KILL_BOUND + GUARD_MARGIN);
@@ -375,7 +388,7 @@ fn rank_plan(
     rank: &crate::launch::RankLaunch,
 ) -> RankPlan {
     let socket = places.socket(rank.rank);
-    let at = Places { socket: &socket, scratch: Path::new(places.scratch()) };
+    let at = Places { socket: &socket, scratch: Path::new(places.scratch()), params: &places.params() };
     let env = of_rank(launch, local, rank, at, std::env::vars_os());
     RankPlan { rank: rank.rank, env: env.into_iter().collect() }
 }

@@ -3,19 +3,20 @@
 //! Two phases: every node keeps its place (`Reserve`), then all start (`Start`). Whatever happens in between ends with
 //! a `Stop` to every node and a `Gone` from every node, so that nothing is given away that is still in use.
 
+use super::sweeps::{RUNG, STOPPED};
 use super::{Controller, Live, RETRY_FIRST, RETRY_LONGEST, holder};
 use crate::launch::{Launch, LaunchWork, RankLaunch};
 use crate::protocol::{AgentEvent, Command, Happening, RankExit};
 use phalanx_core::flight::{self, LastWords};
 use phalanx_core::id::AttemptId;
-use phalanx_core::job::{INTERRUPTED_CODE, TIME_LIMIT_CODE};
+use phalanx_core::job::{INTERRUPTED_CODE, STOPPED_CODE, TIME_LIMIT_CODE};
 use phalanx_core::spec::{Work, WorkerSpec};
 use phalanx_core::{
     Attempt, AttemptState, Ending, Job, JobId, JobState, NodeName, NodeRun, Rank, RankRun, Reason, Run, Time,
 };
 use phalanx_scheduler::Bundle;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What an attempt under way holds: the ranks on nodes that are not done with it.
@@ -144,7 +145,10 @@ impl Controller {
         let attempt = event.attempt;
         match &event.what {
             Happening::Log(_) => return,
-            Happening::Report { metrics, .. } => return self.note_metric(attempt.job, metrics),
+            Happening::Report { rank, step, metrics } => {
+                self.note_metric(attempt.job, metrics);
+                return self.trial_reported(node, attempt, (*rank, *step), metrics);
+            }
             Happening::Checkpoint { step, path } => {
                 return self.take_checkpoint(node, attempt, event.time, *step, path);
             }
@@ -322,6 +326,8 @@ impl Controller {
             attempt.message = format!("{}; {found}", attempt.message);
         }
         let message = attempt.message.clone();
+        let of_trial = run.ending.as_ref().filter(|ending| matches!(ending, Ending::Rung | Ending::Stopped));
+        let of_trial = of_trial.map(|ending| end_of_trial(ending, &message).1);
         let (outcome, next, code) = match run.ending {
             None => (AttemptState::Succeeded, JobState::Succeeded, Some(0)),
             Some(Ending::Failure { code, for_good }) => {
@@ -332,7 +338,8 @@ impl Controller {
             }
             Some(Ending::TimeLimit) => (AttemptState::Failed, JobState::Failed, Some(TIME_LIMIT_CODE)),
             Some(Ending::Cancelled) => (AttemptState::Cancelled, JobState::Cancelled, Some(INTERRUPTED_CODE)),
-            Some(Ending::Paused) => (AttemptState::Paused, JobState::Paused, None),
+            Some(Ending::Stopped) => (AttemptState::Cancelled, JobState::Cancelled, Some(STOPPED_CODE)),
+            Some(Ending::Paused | Ending::Rung) => (AttemptState::Paused, JobState::Paused, None),
             Some(Ending::Preempted | Ending::Shutdown) => {
                 (AttemptState::Preempted, JobState::Preempted, None)
             }
@@ -350,7 +357,7 @@ impl Controller {
             live.retry_at =
                 Some(at + (RETRY_FIRST * 2_u32.saturating_pow(live.fruitless - 1)).min(RETRY_LONGEST));
         }
-        let reason = outcome_reason(job, next, &message);
+        let reason = of_trial.unwrap_or_else(|| outcome_reason(job, next, &message));
         self.enter(id, next, reason);
         if outcome == AttemptState::Resized && !self.stopping {
             self.go_on(now, id, &run.next);
@@ -379,7 +386,12 @@ impl Controller {
             restart_count: job.failures,
             max_restarts: job.spec.max_failures,
             grace: job.spec.grace,
-            checkpoint: job.checkpoints.last().map(|checkpoint| checkpoint.path.clone()),
+            checkpoint: restored_from(job),
+            trial: job.trial.clone(),
+            params: match &job.trial {
+                Some(trial) => Some(trial.params.clone()),
+                None => Some(job.spec.params.clone()).filter(|params| !params.is_empty()),
+            },
             ranks: here
                 .map(|(rank, run)| RankLaunch {
                     rank: rank as Rank,
@@ -422,8 +434,8 @@ fn weight(ending: &Ending) -> u8 {
         Ending::Shutdown | Ending::Preempted | Ending::Resized => 0,
         Ending::Lost => 1,
         Ending::Failure { for_good: false, .. } => 2,
-        Ending::Paused => 3,
-        Ending::Failure { for_good: true, .. } => 4,
+        Ending::Paused | Ending::Rung => 3,
+        Ending::Failure { for_good: true, .. } | Ending::Stopped => 4,
         Ending::TimeLimit => 5,
         Ending::Cancelled => 6,
     }
@@ -432,7 +444,17 @@ fn weight(ending: &Ending) -> u8 {
 fn stop_command(job: &Job, attempt: AttemptId, ending: &Ending, way_grace: Duration) -> Command {
     let gives_way = matches!(ending, Ending::Preempted | Ending::Resized);
     let grace = if gives_way { way_grace } else { job.spec.grace };
-    Command::Stop { attempt, ask_first: gives_way || *ending == Ending::Paused, grace }
+    let asks = matches!(ending, Ending::Paused | Ending::Rung | Ending::Stopped);
+    Command::Stop { attempt, ask_first: gives_way || asks, grace }
+}
+
+/// The code and the reason of a trial's job that its sweep ends or pauses.
+pub(super) fn end_of_trial(ending: &Ending, why: &str) -> (i32, Reason) {
+    match ending {
+        Ending::Rung => (STOPPED_CODE, Reason::new(RUNG, why)),
+        Ending::Stopped => (STOPPED_CODE, Reason::new(STOPPED, why)),
+        _ => (INTERRUPTED_CODE, Reason::new("cancelled", why)),
+    }
 }
 
 fn outcome_reason(job: &Job, next: JobState, message: &str) -> Reason {
@@ -468,7 +490,13 @@ fn launch_work(job: &Job) -> LaunchWork {
     }
 }
 
-fn workdir(job: &Job) -> std::path::PathBuf {
+/// The checkpoint to go on from: the job's own latest, else the one that its trial starts from.
+fn restored_from(job: &Job) -> Option<PathBuf> {
+    let own = job.checkpoints.last().map(|checkpoint| checkpoint.path.clone());
+    own.or_else(|| job.trial.as_ref()?.from.clone())
+}
+
+fn workdir(job: &Job) -> PathBuf {
     match &job.spec.work {
         Work::Program(program) => {
             job.base_dir.join(program.workdir.as_deref().map_or(Path::new("."), Path::new))

@@ -13,12 +13,14 @@ mod requests;
 mod seats;
 #[cfg(test)]
 mod simulation;
+mod sweeps;
 #[cfg(test)]
 mod tests;
 
 pub use nodes::{Node, NodeRecord};
 pub use queues::{QueueChange, QueueStatus, QueueWrite, Queues};
 pub use requests::{Refusal, Submission};
+pub use sweeps::{Answer, Asking, LoadedSweep, SweepSubmission, SweepWrite};
 
 use crate::protocol::Command;
 use crate::store::Loaded;
@@ -29,6 +31,7 @@ use phalanx_core::{Attempt, AttemptState, Ending, Group, Job, JobId, JobState, N
 use phalanx_scheduler::{Cluster, Holder, Pending, Plan, Queue, Resize, Share};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use sweeps::Sweeps;
 
 /// What the controller is told once.
 #[derive(Clone, Debug)]
@@ -43,6 +46,8 @@ pub struct Config {
 
 /// After a node is called lost its agent has ended the ranks there; so much later their devices are promised again.
 const FENCE_MARGIN: Duration = Duration::from_secs(2);
+/// Trials that may start in one turn of the loop: what has been decided is to be stored and sent soon.
+const PLANS_AT_ONCE: usize = 64;
 /// An attempt that a node could not start is tried again after this, doubled each time in a row …
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 /// … up to this.
@@ -61,6 +66,10 @@ pub struct Effects {
     pub shares: Vec<(String, Share)>,
     /// Placement groups as they are to be stored, those that are removed too; of several of one the last counts.
     pub groups: Vec<Group>,
+    /// Sweeps as they are to be stored, in the order of their time.
+    pub sweeps: Vec<SweepWrite>,
+    /// Requests that were answered with a trial: their name, what they asked, and the trial's number.
+    pub asked: Vec<(String, [u8; 32], u64)>,
     /// Why jobs wait, where that has been decided anew; need not be stored.
     pub reasons: Vec<(JobId, Reason)>,
     /// The scheduler was asked.
@@ -77,6 +86,8 @@ impl Effects {
         self.queues.extend(later.queues);
         self.shares.extend(later.shares);
         self.groups.extend(later.groups);
+        self.sweeps.extend(later.sweeps);
+        self.asked.extend(later.asked);
         self.reasons.extend(later.reasons);
         self.planned |= later.planned;
         self.sends.extend(later.sends);
@@ -120,6 +131,7 @@ pub struct Controller {
     cluster: Cluster,
     queue: Queue,
     groups: Groups,
+    sweeps: Sweeps,
     /// Something changed that may let a waiting gang start.
     replan: bool,
     /// When the scheduler wants to be asked again even if nothing changes.
@@ -149,6 +161,7 @@ impl Controller {
             cluster: Cluster::new(),
             queue: Queue::new(),
             groups: Groups::default(),
+            sweeps: Sweeps::starting_from(loaded.next_sweep),
             replan: true,
             plan_at: None,
             stopping: false,
@@ -177,6 +190,7 @@ impl Controller {
             }
         }
         controller.renew_promises(&loaded.passed);
+        loaded.sweeps.into_iter().for_each(|sweep| controller.restore_sweep(now, sweep));
         controller
     }
 
@@ -308,22 +322,38 @@ impl Controller {
             self.sync_queue(id);
         }
         self.tick_groups(now);
+        self.tick_sweeps(now);
     }
 
     /// When `tick` has something to do next.
     pub fn next_timer(&self) -> Option<Time> {
         let limits = self.jobs.values().filter_map(|live| time_limit_at(&live.job));
         let retries = self.jobs.values().filter_map(|live| live.retry_at);
-        limits.chain(retries).chain(self.node_timer()).chain(self.groups_timer()).chain(self.plan_at).min()
+        limits
+            .chain(retries)
+            .chain(self.node_timer())
+            .chain(self.groups_timer())
+            .chain(self.sweeps_timer())
+            .chain(self.plan_at)
+            .min()
     }
 
     /// Places what can be placed and hands out everything that has to happen since the last call.
     pub fn settle(&mut self, now: Time) -> Effects {
-        let due = self.plan_at.is_some_and(|at| at <= now);
-        if (self.replan || due) && !self.stopping {
-            self.replan = false;
-            self.plan(now);
+        for _ in 0..PLANS_AT_ONCE {
+            self.drive_sweeps(now);
+            let due = self.plan_at.is_some_and(|at| at <= now);
+            if (self.replan || due) && !self.stopping {
+                self.replan = false;
+                self.plan(now);
+            }
+            // A slot that was filled leaves room for the sweep's next one.
+            if !self.sweeps.has_filled() {
+                return self.take_effects();
+            }
         }
+        self.plan_at = Some(now);
+        self.drive_sweeps(now);
         self.take_effects()
     }
 
@@ -334,6 +364,7 @@ impl Controller {
             }
         }
         let mut effects = std::mem::take(&mut self.effects);
+        effects.sweeps = self.take_sweeps();
         self.changed_shares(&mut effects);
         effects
     }
@@ -363,6 +394,9 @@ impl Controller {
             let mut reason = Reason::new(reason.code.as_str(), text);
             if self.groups.get(id).is_some() {
                 self.group_reason(id, &reason);
+            } else if let Some(sweep) = self.sweeps.slot(id) {
+                self.slot_reason(sweep, &reason);
+                continue;
             } else if let Some(live) = self.jobs.get_mut(&id) {
                 if let Some(name) = &live.job.spec.gang.group {
                     reason.text = format!("in the placement group `{name}`: {}", reason.text);
@@ -381,6 +415,10 @@ impl Controller {
         for (id, bundles) in plan.placements {
             if self.groups.get(id).is_some() {
                 self.place_group(now, id, bundles);
+                continue;
+            }
+            if self.sweeps.slot(id).is_some() {
+                self.fill_slot(now, id, &bundles);
                 continue;
             }
             let placed = self.place(now, id, &bundles);
@@ -409,7 +447,7 @@ impl Controller {
             run.gives_way_to = by;
         }
         if let Some(by) = by {
-            let group = self.jobs.get(&by).and_then(|live| live.job.group);
+            let group = self.jobs.get(&by).map_or_else(|| self.sweeps.slot_group(by), |live| live.job.group);
             if let Some((_, queue)) = self.ground(group) {
                 queue.promise(by);
             }
@@ -443,6 +481,7 @@ impl Controller {
         live.job.state = state;
         live.job.reason = reason;
         self.dirty.remove(&id);
+        self.sweeps.hear(&live.job);
         self.effects.jobs.push(Saved { job: live.job.clone(), entered: true });
         self.sync_queue(id);
         if state.is_terminal() {

@@ -184,7 +184,12 @@ impl Controller {
         let groups = self.groups().map(|group| {
             (format!("placement group `{}`", group.spec.name), &group.spec.queue, &group.spec.gang)
         });
-        for (who, name, gang) in jobs.chain(groups) {
+        let sweeps = self.sweeps().filter(|sweep| !sweep.asked.embedded && !sweep.asked.external);
+        let sweeps = sweeps.filter_map(|sweep| {
+            let job = sweep.asked.spec.job.as_ref()?;
+            Some((sweep.id.to_string(), &job.queue, &job.gang))
+        });
+        for (who, name, gang) in jobs.chain(groups).chain(sweeps) {
             let Some(queue) = queues.get(name) else {
                 without.entry(name).or_default().push(who);
                 continue;

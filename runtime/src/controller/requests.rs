@@ -3,7 +3,9 @@
 
 use super::{Controller, Effects, Live, Saved, is_current};
 use phalanx_core::job::INTERRUPTED_CODE;
-use phalanx_core::{Ending, GroupName, Job, JobId, JobSpec, JobState, Problems, Reason, Time};
+use phalanx_core::{
+    Ending, GroupName, Job, JobId, JobSpec, JobState, Problems, Reason, SweepId, SweepState, Time,
+};
 use std::path::PathBuf;
 
 /// A job to be run, read and valid.
@@ -51,6 +53,23 @@ pub enum Refusal {
         /// What was asked.
         asked: &'static str,
     },
+    /// No sweep of this id that is still going on.
+    SweepNotLive(SweepId),
+    /// The sweep's state does not allow it.
+    SweepState {
+        /// The sweep.
+        sweep: SweepId,
+        /// Its state.
+        state: SweepState,
+        /// What was asked.
+        asked: &'static str,
+    },
+    /// The service runs this sweep's trials itself.
+    NotExternal(SweepId),
+    /// A value was reported of a trial that has several objectives.
+    ManyObjectives(SweepId),
+    /// The study does not take it.
+    Study(phalanx_tuner::Error),
     /// The service is being shut down.
     ShuttingDown,
 }
@@ -58,10 +77,14 @@ pub enum Refusal {
 impl Controller {
     /// Whether a job could be run here at all.
     pub fn validate(&self, submission: &Submission) -> Result<(), Refusal> {
+        self.validate_spec(&submission.spec)
+    }
+
+    /// Whether a job of this specification could be run here at all.
+    pub(super) fn validate_spec(&self, spec: &JobSpec) -> Result<(), Refusal> {
         if self.stopping {
             return Err(Refusal::ShuttingDown);
         }
-        let spec = &submission.spec;
         self.check_queue(&spec.queue, &spec.gang)?;
         if let Some(secret) = spec.secrets.first() {
             return Err(Refusal::UnknownSecret(secret.clone()));
@@ -88,13 +111,19 @@ impl Controller {
         let id = job.id;
         self.next_job += 1;
         self.undo.push((id, None));
+        self.admit(job.clone());
+        Ok(job)
+    }
+
+    /// Takes a new job in, and queues it.
+    pub(super) fn admit(&mut self, job: Job) {
+        let id = job.id;
         self.effects.jobs.push(Saved { job: job.clone(), entered: true });
         if let Some(live) = job.group.and_then(|group| self.groups.live.get_mut(&group)) {
             live.jobs.insert(id);
         }
-        self.jobs.insert(id, Live::new(job.clone()));
+        self.jobs.insert(id, Live::new(job));
         self.sync_queue(id);
-        Ok(job)
     }
 
     /// The job that a submission would make, with the id 0.
@@ -119,6 +148,7 @@ impl Controller {
             failures: 0,
             attempts: Vec::new(),
             checkpoints: Vec::new(),
+            trial: None,
             run: None,
         }
     }
@@ -151,7 +181,12 @@ impl Controller {
         match ending {
             None if state == JobState::Paused => {}
             None => self.enter(id, JobState::Paused, Reason::new("paused", "paused; resume it to go on")),
-            Some(Some(Ending::Cancelled | Ending::TimeLimit | Ending::Failure { for_good: true, .. })) => {
+            Some(Some(
+                Ending::Cancelled
+                | Ending::TimeLimit
+                | Ending::Stopped
+                | Ending::Failure { for_good: true, .. },
+            )) => {
                 return Err(Refusal::WrongState { job: id, state, asked: "paused" });
             }
             Some(_) => self.end_attempt(id, Ending::Paused, "paused"),
@@ -164,6 +199,10 @@ impl Controller {
         let state = self.touch(id)?.state;
         if state != JobState::Paused {
             return Err(Refusal::WrongState { job: id, state, asked: "resumed" });
+        }
+        if self.job(id).is_some_and(|job| self.is_at_rung(job)) {
+            let asked = "resumed by hand: its trial is at a rung, and its sweep decides which go on";
+            return Err(Refusal::WrongState { job: id, state, asked });
         }
         self.enter(id, JobState::Queued, Reason::new("resumed", "waits for the scheduler's next decision"));
         self.current(id)
@@ -181,6 +220,9 @@ impl Controller {
 
     /// What the requests since the last commit have to write and send.
     pub fn requested(&mut self) -> Effects {
+        if self.undo.is_empty() {
+            self.sweeps.note_news();
+        }
         self.take_effects()
     }
 
@@ -189,6 +231,7 @@ impl Controller {
         self.undo.clear();
         self.undo_queues = None;
         self.groups.accept();
+        self.sweeps.accept();
     }
 
     /// The requests could not be committed: every job is again as it was before them.
@@ -220,6 +263,7 @@ impl Controller {
             self.sync_queue(id);
         }
         self.roll_back_groups();
+        self.roll_back_sweeps();
     }
 
     /// Whether the job has this attempt under way (for late events of older ones).

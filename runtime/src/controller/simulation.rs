@@ -2,6 +2,8 @@
 //! cut with messages in flight, commands arrive twice, people cancel and pause, ranks fail. After every event the world
 //! is checked; in the end, when nothing disturbs it any more, every job must have ended and nothing be left.
 
+mod sweeps;
+
 use super::*;
 use crate::agent::machine::{AgentMachine, Input, Output};
 use crate::launch::Launch;
@@ -15,6 +17,7 @@ const NODES: u64 = 3;
 const CORES: u32 = 4;
 const JOBS: u64 = 12;
 const GROUPS: u64 = 4;
+const SWEEPS: u64 = 3;
 /// Groups of these names stand at most: the largest job must fit beside them.
 const GROUP_NAMES: [&str; 2] = ["pool", "wide"];
 const CHAOS: Duration = Duration::from_secs(300);
@@ -74,6 +77,7 @@ impl Dice {
 enum Step {
     Submit,
     Group,
+    Sweep,
     Disturb,
     Calm,
     ToAgent { node: NodeName, session: u64, command: Command },
@@ -87,6 +91,8 @@ enum Step {
     RankStarts { node: NodeName, incarnation: u64, attempt: AttemptId, rank: Rank },
     RankEnds { node: NodeName, incarnation: u64, attempt: AttemptId, rank: Rank, code: i32 },
     ProcessesDie { node: NodeName, incarnation: u64 },
+    Reports { node: NodeName, incarnation: u64, attempt: AttemptId, step: u64 },
+    Answered { node: NodeName, incarnation: u64, attempt: AttemptId, step: u64 },
     Input { node: NodeName, incarnation: u64, input: Input },
 }
 
@@ -104,6 +110,8 @@ struct Host {
     ranks: BTreeMap<(AttemptId, Rank), u64>,
     /// Attempts whose folder is on the disk.
     folders: BTreeSet<AttemptId>,
+    /// Trials whose rank 0 runs here.
+    trials: BTreeMap<AttemptId, sweeps::Process>,
 }
 
 /// What survives a kill of the service.
@@ -114,6 +122,7 @@ struct Disk {
     queues: BTreeMap<String, QueueSpec>,
     shares: BTreeMap<String, Share>,
     groups: BTreeMap<JobId, Group>,
+    sweeps: sweeps::StoredSweeps,
     /// The highest number given out.
     last: u64,
 }
@@ -177,6 +186,7 @@ impl World {
                 heard: Time::ZERO,
                 ranks: BTreeMap::new(),
                 folders: BTreeSet::new(),
+                trials: BTreeMap::new(),
             };
             world.hosts.insert(name.clone(), host);
             world.after(Duration::ZERO, Step::Connect(name));
@@ -188,6 +198,10 @@ impl World {
         for _ in 0..GROUPS {
             let at = world.dice.up_to(CHAOS / 2);
             world.after(at, Step::Group);
+        }
+        for _ in 0..SWEEPS {
+            let at = world.dice.up_to(CHAOS / 2);
+            world.after(at, Step::Sweep);
         }
         for _ in 0..40 {
             let at = world.dice.up_to(CHAOS);
@@ -226,7 +240,9 @@ impl World {
         let tail = self.log.split_off(self.log.len().saturating_sub(60)).join("\n");
         assert!(open.is_empty(), "seed {seed}: never ended: {open:#?}\n{tail}");
         assert!(self.disk.groups.is_empty(), "seed {seed}: never removed: {:#?}\n{tail}", self.disk.groups);
-        assert_eq!(self.disk.jobs.len(), self.promised.len(), "seed {seed}");
+        let asked = self.disk.jobs.values().filter(|job| job.trial.is_none()).count();
+        assert_eq!(asked, self.promised.len(), "seed {seed}");
+        self.finish_sweeps(seed);
         for (name, host) in &self.hosts {
             assert!(host.ranks.is_empty() && !host.machine.is_busy(), "seed {seed}: {name} is not empty");
         }
@@ -245,6 +261,7 @@ impl World {
         match step {
             Step::Submit => self.submit(),
             Step::Group => self.make_group(),
+            Step::Sweep => self.make_sweep(),
             Step::Disturb => self.disturb(),
             Step::Calm => self.calm_down(),
             Step::ToAgent { node, session, command } if self.hosts[&node].session == Some(session) => {
@@ -275,6 +292,12 @@ impl World {
             }
             Step::RankEnds { node, incarnation, attempt, rank, code } => {
                 self.rank_ends(&node, incarnation, attempt, rank, code);
+            }
+            Step::Reports { node, incarnation, attempt, step } => {
+                self.trial_reports(&node, incarnation, attempt, step);
+            }
+            Step::Answered { node, incarnation, attempt, step } if self.runs(&node, incarnation) => {
+                self.trial_answered(&node, attempt, step);
             }
             Step::ProcessesDie { node, incarnation } => {
                 self.hosts.get_mut(&node).unwrap().ranks.retain(|_, started_by| *started_by != incarnation);
@@ -312,6 +335,7 @@ impl World {
                 QueueWrite::Reset(name) => drop(self.disk.queues.remove(&name)),
             }
         }
+        self.store_sweeps(effects.sweeps);
         for group in effects.groups {
             self.disk.last = self.disk.last.max(group.id.0);
             if group.state == GroupState::Removed {
@@ -367,7 +391,12 @@ impl World {
             Some(Err(_)) | None => self.after(Duration::from_secs(1), Step::Submit),
         }
         // A submission whose answer was lost may have been committed: it is as good as promised.
-        self.promised.extend(self.disk.jobs.keys());
+        self.note_promised();
+    }
+
+    fn note_promised(&mut self) {
+        let asked = self.disk.jobs.values().filter(|job| job.trial.is_none());
+        self.promised.extend(asked.map(|job| job.id));
     }
 
     /// Somebody makes a group, which keeps one or two cores of up to three nodes.
@@ -400,7 +429,7 @@ impl World {
             Some(Ok(job)) => drop(self.promised.insert(job.id)),
             Some(Err(_)) | None => self.after(Duration::from_secs(5), Step::Submit),
         }
-        self.promised.extend(self.disk.jobs.keys());
+        self.note_promised();
     }
 
     fn remove_group(&mut self, name: &str) {
@@ -411,8 +440,10 @@ impl World {
     fn disturb(&mut self) {
         let names: Vec<NodeName> = self.hosts.keys().cloned().collect();
         let node = names[self.dice.below(NODES) as usize].clone();
-        let job = JobId(1 + self.dice.below(JOBS + GROUPS));
-        match self.dice.below(13) {
+        let last = self.disk.jobs.keys().last().map_or(0, |id| id.0);
+        let job = JobId(1 + self.dice.below(last.max(JOBS + GROUPS)));
+        match self.dice.below(16) {
+            13..=15 => self.disturb_sweep(),
             11 => self.remove_group(GROUP_NAMES[(job.0 % 2) as usize]),
             0 | 1 => self.kill_service(),
             10 => self.change_queue(),
@@ -453,7 +484,7 @@ impl World {
         for id in paused.map(|job| job.id).collect::<Vec<_>>() {
             self.serve(|controller, now| controller.resume(now, id));
         }
-        let open = self.disk.jobs.values().any(|job| !job.state.is_terminal());
+        let open = self.calm_sweeps() || self.disk.jobs.values().any(|job| !job.state.is_terminal());
         // Every group comes to stand; then they are removed.
         if !open && self.disk.groups.values().all(|group| group.state == GroupState::Ready) {
             GROUP_NAMES.iter().for_each(|name| self.remove_group(name));
@@ -490,6 +521,8 @@ impl World {
             shares: self.disk.shares.clone().into_iter().collect(),
             passed: Vec::new(),
             groups: self.disk.groups.values().cloned().collect(),
+            sweeps: self.loaded_sweeps(),
+            next_sweep: self.disk.sweeps.sweeps.keys().last().map_or(0, |id| id.0) + 1,
         };
         let service = Controller::restore(config(), self.now, loaded);
         // What queues have had is as the disk has it, to the bit, whatever is held again.
@@ -520,6 +553,7 @@ impl World {
         host.alive = true;
         host.incarnation += 1;
         host.ranks.clear();
+        host.trials.clear();
         let said: BTreeSet<AttemptId> = host
             .outbox
             .iter()
@@ -617,7 +651,11 @@ impl World {
                     self.later(node, Duration::from_millis(1), Input::Port { attempt, port });
                 }
                 Output::Launch(launch) => self.launch(node, &launch),
-                Output::Ask { attempt, grace } => self.later(node, grace, Input::AskedLongEnough(attempt)),
+                Output::Ask { attempt, grace } => {
+                    self.trial_asked(node, attempt);
+                    self.later(node, grace, Input::AskedLongEnough(attempt));
+                }
+                Output::Judged { attempt, step } => self.trial_answered(node, attempt, step),
                 Output::End { attempt, grace } => self.end(node, attempt, grace),
                 Output::Release(attempt) => drop(self.hosts.get_mut(node).unwrap().folders.remove(&attempt)),
                 Output::DropCheckpoint(_) => {}
@@ -647,11 +685,16 @@ impl World {
         for rank in launch.ranks.iter().map(|rank| rank.rank) {
             self.hosts.get_mut(node).unwrap().ranks.insert((attempt, rank), incarnation);
             let starts = self.dice.up_to(Duration::from_millis(50));
+            if launch.trial.is_some() {
+                self.after(starts, Step::RankStarts { node: node.clone(), incarnation, attempt, rank });
+                continue;
+            }
             let code = if self.dice.chance(8) { 3 } else { 0 };
             let ends = starts + self.dice.up_to(Duration::from_secs(60));
             self.after(starts, Step::RankStarts { node: node.clone(), incarnation, attempt, rank });
             self.after(ends, Step::RankEnds { node: node.clone(), incarnation, attempt, rank, code });
         }
+        self.trial_begins(node, launch);
     }
 
     fn rank_starts(&mut self, node: &NodeName, incarnation: u64, attempt: AttemptId, rank: Rank) {
@@ -666,7 +709,8 @@ impl World {
             return;
         }
         host.ranks.remove(&(attempt, rank));
-        if !host.alive {
+        self.trial_rank_ended(node, attempt, rank);
+        if !self.hosts[node].alive {
             return;
         }
         if code == 0 {
@@ -739,7 +783,13 @@ impl World {
         let mut running: BTreeMap<JobId, AttemptId> = BTreeMap::new();
         for (name, host) in &self.hosts {
             if host.ranks.len() > CORES as usize {
-                return Err(format!("{name} runs {} ranks on {CORES} cores", host.ranks.len()));
+                let group = |attempt: &AttemptId| self.disk.jobs.get(&attempt.job).and_then(|job| job.group);
+                let ranks: Vec<String> = host
+                    .ranks
+                    .keys()
+                    .map(|(attempt, rank)| format!("{attempt} rank {rank} in {:?}", group(attempt)))
+                    .collect();
+                return Err(format!("{name} runs {ranks:?} on {CORES} cores"));
             }
             for &(attempt, rank) in host.ranks.keys() {
                 let first = *running.entry(attempt.job).or_insert(attempt);
@@ -752,6 +802,7 @@ impl World {
             }
         }
         self.check_groups()?;
+        self.check_sweeps()?;
         for job in self.disk.jobs.values() {
             let well = |rank: usize| self.ended_well.contains(&(job.attempt_id(), rank as Rank));
             let ranks = job.attempts.last().map_or(0, |attempt| attempt.ranks.len());
@@ -794,13 +845,17 @@ fn whatever_is_killed_and_cut_every_promise_is_kept() {
         std::env::var("PHALANX_SIMULATION_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(300);
     let first = std::env::var("PHALANX_SIMULATION_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
     let mut outcomes: BTreeMap<AttemptState, usize> = BTreeMap::new();
+    let mut trials: BTreeMap<phalanx_core::TrialState, usize> = BTreeMap::new();
     for seed in first..first + seeds {
         let mut world = World::new(seed);
         world.run(seed);
         let attempts = world.disk.jobs.values().flat_map(|job| &job.attempts);
         attempts.for_each(|attempt| *outcomes.entry(attempt.state).or_default() += 1);
+        let ended = world.disk.sweeps.trials.values();
+        ended.for_each(|trial| *trials.entry(trial.state).or_default() += 1);
     }
     // The worlds have seen what they are there for.
+    assert!(seeds < 100 || trials.values().filter(|count| **count > 10).count() == 4, "{trials:?}");
     let seen = |state| outcomes.get(&state).copied().unwrap_or(0);
     assert!(
         seeds < 100 || seen(AttemptState::Resized) > 10 && seen(AttemptState::Preempted) > 10,

@@ -149,6 +149,8 @@ impl Scene {
             shares: self.shares.clone().into_iter().collect(),
             passed: Vec::new(),
             groups: Vec::new(),
+            sweeps: Vec::new(),
+            next_sweep: 1,
         };
         let file = Queues { api: BTreeMap::new(), ..self.controller.queues().clone() };
         let config = Config { queues: file, ..config() };

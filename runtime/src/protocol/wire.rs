@@ -254,6 +254,9 @@ pub fn command(command: &Command) -> pb::ServiceMessage {
             ask_first: *ask_first,
             grace_ms: grace.as_millis() as u64,
         }),
+        Command::Judged { attempt, step } => {
+            Message::Judged(pb::Judged { attempt: attempt.to_string(), step: *step })
+        }
         Command::DropCheckpoint { path } => {
             Message::DropCheckpoint(pb::DropCheckpoint { path: text_of(path) })
         }
@@ -283,6 +286,7 @@ pub fn from_service(message: pb::ServiceMessage) -> Result<FromService, WireErro
             ask_first: stop.ask_first,
             grace: Duration::from_millis(stop.grace_ms),
         },
+        Message::Judged(judged) => Command::Judged { attempt: judged.attempt.parse()?, step: judged.step },
         Message::DropCheckpoint(drop) => Command::DropCheckpoint { path: PathBuf::from(drop.path) },
     };
     Ok(FromService::Command(command))
@@ -332,6 +336,7 @@ mod tests {
             Command::Reserve { attempt: attempt(), wants_master_port: true },
             Command::Keep { attempt: attempt() },
             Command::Stop { attempt: attempt(), ask_first: true, grace: Duration::from_millis(1500) },
+            Command::Judged { attempt: attempt(), step: 7 },
             Command::DropCheckpoint { path: "/a".into() },
         ] {
             assert_eq!(from_service(command(&sent)).unwrap(), FromService::Command(sent));

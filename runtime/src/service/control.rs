@@ -4,13 +4,18 @@
 //! nothing but the answers: what is owed is tried again until it succeeds, and requests are refused meanwhile.
 
 use super::groups::GroupTable;
+use super::sweeps::Answered;
 use super::{DeviceStatus, NodeStatus, Shared};
-use crate::controller::{Controller, Effects, QueueChange, QueueStatus, Saved, Submission};
+use crate::controller::{
+    Asking, Controller, Effects, QueueChange, QueueStatus, Saved, Submission, SweepSubmission,
+};
 use crate::error::Error;
 use crate::protocol::{AgentEvent, Command, Hello};
 use crate::store::{StoreError, Write};
 use phalanx_core::spec::{QueueSpec, SchedulingSpec};
-use phalanx_core::{Group, GroupName, GroupSpec, GroupState, Job, JobId, JobState, NodeName, Reason, Time};
+use phalanx_core::{
+    Group, GroupName, GroupSpec, GroupState, Job, JobId, JobState, NodeName, Reason, Sweep, SweepId, Time,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -31,6 +36,15 @@ pub(super) enum Input {
     Request(Request, oneshot::Sender<Result<Job, Error>>),
     /// Somebody asks for something about a placement group.
     Group(GroupAsk, oneshot::Sender<Result<Group, Error>>),
+    /// Somebody asks for something about a sweep.
+    Sweep(SweepAsk, oneshot::Sender<Result<Sweep, Error>>),
+    /// Somebody runs the trials of an external sweep. The name makes a repeated question answer the first result.
+    Asking {
+        sweep: SweepId,
+        asking: Asking,
+        name: Option<String>,
+        to: oneshot::Sender<Result<Answered, Error>>,
+    },
     /// Somebody looks at the nodes.
     Nodes(oneshot::Sender<Vec<NodeStatus>>),
     /// An agent's session began; later ones of the same node replace it.
@@ -67,16 +81,28 @@ pub(super) enum GroupAsk {
     Remove(GroupName),
 }
 
+/// What people ask of sweeps.
+#[derive(Debug)]
+pub(super) enum SweepAsk {
+    Validate(Box<SweepSubmission>),
+    Create { submission: Box<SweepSubmission>, request_id: Option<(String, [u8; 32])> },
+    Cancel(SweepId),
+    Pause(SweepId),
+    Resume(SweepId),
+}
+
 /// A request and whom to answer.
 enum Asked {
     Job(Request, oneshot::Sender<Result<Job, Error>>),
     Group(GroupAsk, oneshot::Sender<Result<Group, Error>>),
+    Sweep(SweepAsk, oneshot::Sender<Result<Sweep, Error>>),
 }
 
 /// An answer that is given once what it says is committed.
 enum Answer {
     Job(Box<Result<Job, Error>>, oneshot::Sender<Result<Job, Error>>),
     Group(Box<Result<Group, Error>>, oneshot::Sender<Result<Group, Error>>),
+    Sweep(Box<Result<Sweep, Error>>, oneshot::Sender<Result<Sweep, Error>>),
 }
 
 impl Answer {
@@ -85,6 +111,7 @@ impl Answer {
         match self {
             Answer::Job(answer, to) => drop(to.send(*answer)),
             Answer::Group(answer, to) => drop(to.send(*answer)),
+            Answer::Sweep(answer, to) => drop(to.send(*answer)),
         }
     }
 
@@ -94,6 +121,7 @@ impl Answer {
         match self {
             Answer::Job(answer, to) => drop(to.send(answer.and_then(|_| Err(refused())))),
             Answer::Group(answer, to) => drop(to.send(answer.and_then(|_| Err(refused())))),
+            Answer::Sweep(answer, to) => drop(to.send(answer.and_then(|_| Err(refused())))),
         }
     }
 }
@@ -136,15 +164,15 @@ struct Session {
 
 /// The loop's own state.
 pub(super) struct Control {
-    controller: Controller,
-    shared: Arc<Shared>,
-    clock: Clock,
+    pub(super) controller: Controller,
+    pub(super) shared: Arc<Shared>,
+    pub(super) clock: Clock,
     sessions: BTreeMap<NodeName, Session>,
     device_use: BTreeMap<NodeName, Vec<(u64, f64)>>,
     /// Decided and not committed yet.
-    owed: Effects,
-    /// The last commit failed.
-    failing: bool,
+    pub(super) owed: Effects,
+    /// Why the last commit failed, if it did.
+    failing: Option<StoreError>,
 }
 
 impl Control {
@@ -160,7 +188,7 @@ impl Control {
             sessions: BTreeMap::new(),
             device_use: BTreeMap::new(),
             owed: Effects::default(),
-            failing: false,
+            failing: None,
         }
     }
 
@@ -188,7 +216,7 @@ impl Control {
             }
             self.step(&mut inputs).await;
             let over = give_up.is_some_and(|at| Instant::now() >= at);
-            if over || give_up.is_some() && self.controller.is_idle() && !self.failing {
+            if over || give_up.is_some() && self.controller.is_idle() && self.failing.is_none() {
                 return Ok(());
             }
         }
@@ -197,7 +225,7 @@ impl Control {
     /// How long the loop may sleep.
     fn wake_after(&self, give_up: Option<Instant>) -> Duration {
         let timer = self.controller.next_timer().map(|at| at.since(self.clock.now()));
-        let retry = self.failing.then_some(RETRY);
+        let retry = self.failing.as_ref().map(|_| RETRY);
         let bound = give_up.map(|at| at.saturating_duration_since(Instant::now()));
         let hour = Duration::from_secs(3600);
         timer
@@ -213,10 +241,12 @@ impl Control {
         let mut requests = Vec::new();
         let mut news = Vec::new();
         let mut changes = Vec::new();
+        let mut answers = Vec::new();
         for input in inputs.drain(..) {
             match input {
                 Input::Request(request, answer) => requests.push(Asked::Job(request, answer)),
                 Input::Group(ask, answer) => requests.push(Asked::Group(ask, answer)),
+                Input::Sweep(ask, answer) => requests.push(Asked::Sweep(ask, answer)),
                 Input::Nodes(answer) => drop(answer.send(self.node_status())),
                 Input::Queues(answer) => drop(answer.send(self.controller.queue_status())),
                 Input::ChangeQueues(change, answer) => changes.push((change, answer)),
@@ -228,7 +258,12 @@ impl Control {
             }
         }
         for input in news {
-            self.take_in(input);
+            match input {
+                Input::Asking { sweep, asking, name, to } => {
+                    answers.push((self.ask_sweep(sweep, asking, name).await, to));
+                }
+                other => self.take_in(other),
+            }
         }
         if !requests.is_empty() {
             self.answer(requests).await;
@@ -238,6 +273,11 @@ impl Control {
             drop(answer.send(changed));
         }
         self.settle().await;
+        for (answer, to) in answers {
+            // What a study has answered stays answered: the caller asks again, and the store is tried until it takes it.
+            let refused = self.failing.clone().map(|error| Err(Error::Store(error)));
+            drop(to.send(refused.unwrap_or(answer)));
+        }
     }
 
     fn take_in(&mut self, input: Input) {
@@ -264,6 +304,8 @@ impl Control {
             // Answered before news is taken in.
             Input::Request(..)
             | Input::Group(..)
+            | Input::Sweep(..)
+            | Input::Asking { .. }
             | Input::Nodes(_)
             | Input::Queues(_)
             | Input::ChangeQueues(..)
@@ -281,7 +323,7 @@ impl Control {
         let mut answers = Vec::new();
         let mut seen: BTreeMap<String, ([u8; 32], JobId)> = BTreeMap::new();
         // While something is owed the store is in trouble: taking more promises would only make it owe more.
-        if self.failing {
+        if self.failing.is_some() {
             self.settle().await;
         }
         let news = self.controller.requested();
@@ -293,6 +335,9 @@ impl Control {
                 }
                 Asked::Group(ask, to) => {
                     Answer::Group(Box::new(self.apply_group(ask, &mut writes, &mut seen).await), to)
+                }
+                Asked::Sweep(ask, to) => {
+                    Answer::Sweep(Box::new(self.apply_sweep(ask, &mut writes, &mut seen).await), to)
                 }
             });
         }
@@ -317,7 +362,7 @@ impl Control {
 
     /// Changes queues once the change is committed; where that fails it has not happened.
     async fn change_queues(&mut self, change: &QueueChange) -> Result<(), Error> {
-        if self.failing {
+        if self.failing.is_some() {
             self.settle().await;
         }
         self.controller.change_queues(self.clock.now(), change)?;
@@ -453,13 +498,13 @@ impl Control {
         // What queues have had moves with time alone; it goes with the next commit that there is.
         let worth_it = writes.iter().any(|write| !matches!(write, Write::Share { .. }));
         if worth_it && let Err(error) = self.shared.state.commit(&writes).await {
-            if !self.failing {
+            if self.failing.is_none() {
                 tracing::error!(%error, "cannot commit; trying again until it succeeds");
             }
-            self.failing = true;
+            self.failing = Some(error);
             return;
         }
-        self.failing = false;
+        self.failing = None;
         let effects = std::mem::take(&mut self.owed);
         if !worth_it {
             self.owed.shares.clone_from(&effects.shares);
@@ -487,6 +532,9 @@ impl Control {
             }
         }
         self.publish_groups(effects.groups);
+        for write in &effects.sweeps {
+            self.shared.sweep_news.notify(write.sweep.id);
+        }
         for saved in &effects.jobs {
             record_start(saved);
             self.shared.notifier.notify(saved.job.id);
@@ -599,5 +647,11 @@ fn all_writes(effects: &Effects) -> impl Iterator<Item = Write> {
     let shares =
         shares.into_iter().map(|(queue, share)| Write::Share { queue: queue.clone(), share: share.clone() });
     let groups = group_writes(effects).into_iter().chain(next_id(effects));
-    jobs.chain(nodes).chain(queues).chain(shares).chain(groups)
+    let sweeps = effects.sweeps.iter().map(|write| Write::Sweep(Box::new(write.clone())));
+    let asked = effects.asked.iter().map(|(request_id, fingerprint, number)| Write::Request {
+        request_id: request_id.clone(),
+        fingerprint: *fingerprint,
+        job: JobId(*number),
+    });
+    jobs.chain(nodes).chain(queues).chain(shares).chain(groups).chain(sweeps).chain(asked)
 }

@@ -10,12 +10,16 @@ mod local_agent;
 mod notify;
 mod session;
 mod site;
+mod sweeps;
 
 pub use control::Clock;
 pub use follow::{ChangeBatch, LogBatch, PointBatch, Query};
 pub use groups::{GROUP_WAIT, GroupRequest};
 pub use local_agent::LocalAgent;
 pub use site::{Setting, Site};
+pub use sweeps::{Answered, SweepChange, SweepRequest};
+
+pub use phalanx_tuner::{Decision, Error as StudyError, Outcome};
 
 use crate::controller::{self, Controller, QueueChange, QueueStatus, Queues, Submission};
 use crate::error::Error;
@@ -27,7 +31,7 @@ use phalanx_api::v1 as pb;
 use phalanx_core::limits::REQUEST_ID_BYTES;
 use phalanx_core::resources::Capacity;
 use phalanx_core::spec::QueueSpec;
-use phalanx_core::{Cpus, Device, Job, JobId, JobSpec, NodeName, NodeState, Rank, Reason};
+use phalanx_core::{Cpus, Device, Job, JobId, JobSpec, NodeName, NodeState, Rank, Reason, SweepId};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -124,7 +128,8 @@ struct Shared {
     started: Instant,
     state: State,
     records: Records,
-    notifier: Notifier,
+    notifier: Notifier<JobId>,
+    sweep_news: Notifier<SweepId>,
     /// Jobs that are not terminal, as they were last committed.
     live: RwLock<BTreeMap<JobId, Arc<Job>>>,
     /// Placement groups, as they were last committed.
@@ -200,6 +205,7 @@ impl Shared {
             state,
             records,
             notifier: Notifier::default(),
+            sweep_news: Notifier::default(),
             live: RwLock::default(),
             groups: RwLock::default(),
             reasons: RwLock::default(),
@@ -444,10 +450,14 @@ fn by_name(queues: &[QueueSpec]) -> BTreeMap<String, QueueSpec> {
 
 /// Two submissions are the same when everything that matters for the job is.
 fn fingerprint(request: &JobRequest) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
     let base_dir = request.base_dir.as_deref().unwrap_or(Path::new("")).as_os_str().as_encoded_bytes();
     let name = request.default_name.as_deref().unwrap_or("");
-    for part in [request.toml.as_bytes(), base_dir, name.as_bytes()] {
+    fingerprint_of(&[request.toml.as_bytes(), base_dir, name.as_bytes()])
+}
+
+fn fingerprint_of(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
         hasher.update(&(part.len() as u64).to_le_bytes());
         hasher.update(part);
     }

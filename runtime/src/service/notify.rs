@@ -1,44 +1,44 @@
-//! Wakes those who follow a job when there is something new to read about it.
+//! Wakes those who follow a job or a sweep when there is something new to read about it.
 //!
 //! Only the fact travels, never the data: a follower reads the store from where it was, so that a slow one neither holds
 //! anybody up nor loses anything.
 
-use phalanx_core::JobId;
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
-/// Who waits for news of which job, and who waits for any job to enter another state.
+/// Who waits for news of which job or sweep, by its id, and who waits for any of them to enter another state.
 #[derive(Debug)]
-pub(super) struct Notifier {
-    jobs: Mutex<HashMap<JobId, watch::Sender<()>>>,
+pub(super) struct Notifier<Id> {
+    watched: Mutex<HashMap<Id, watch::Sender<()>>>,
     states: watch::Sender<()>,
 }
 
-impl Default for Notifier {
+impl<Id> Default for Notifier<Id> {
     fn default() -> Self {
-        Notifier { jobs: Mutex::default(), states: watch::channel(()).0 }
+        Notifier { watched: Mutex::default(), states: watch::channel(()).0 }
     }
 }
 
-impl Notifier {
-    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, watch::Sender<()>>> {
+impl<Id: Hash + Eq> Notifier<Id> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Id, watch::Sender<()>>> {
         // No code panics while it holds the lock, and the map would be whole if it did.
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A receiver that changes with every later `notify`.
-    pub(super) fn subscribe(&self, job: JobId) -> watch::Receiver<()> {
-        self.lock().entry(job).or_insert_with(|| watch::channel(()).0).subscribe()
+    pub(super) fn subscribe(&self, id: Id) -> watch::Receiver<()> {
+        self.lock().entry(id).or_insert_with(|| watch::channel(()).0).subscribe()
     }
 
-    /// There is something new about the job.
-    pub(super) fn notify(&self, job: JobId) {
-        let mut jobs = self.lock();
-        if let Some(sender) = jobs.get(&job)
+    /// There is something new about it.
+    pub(super) fn notify(&self, id: Id) {
+        let mut watched = self.lock();
+        if let Some(sender) = watched.get(&id)
             && sender.send(()).is_err()
         {
-            jobs.remove(&job);
+            watched.remove(&id);
         }
     }
 

@@ -78,6 +78,7 @@ pub(super) fn job(id: u64, state: JobState) -> Job {
         attempts: Vec::new(),
         checkpoints: Vec::new(),
         group: None,
+        trial: None,
         run: None,
     }
 }

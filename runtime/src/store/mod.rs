@@ -13,6 +13,7 @@ mod error;
 mod lock;
 mod records;
 mod state;
+mod sweeps;
 #[cfg(test)]
 mod tests;
 

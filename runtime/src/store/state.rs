@@ -2,7 +2,8 @@
 
 use super::database::{Access, Database, Schema};
 use super::error::StoreError;
-use crate::controller::{NodeRecord, QueueWrite};
+use super::sweeps;
+use crate::controller::{LoadedSweep, NodeRecord, QueueWrite, SweepWrite};
 use phalanx_core::spec::QueueSpec;
 use phalanx_core::{Group, GroupState, Job, JobId, NodeName};
 use phalanx_scheduler::Share;
@@ -23,6 +24,7 @@ static SCHEMA: Schema = Schema {
         include_str!("schema/state_1.sql"),
         include_str!("schema/state_2.sql"),
         include_str!("schema/state_3.sql"),
+        include_str!("schema/state_4.sql"),
     ],
     synchronous: SqliteSynchronous::Full,
     page_bytes: 4096,
@@ -54,6 +56,8 @@ pub enum Write {
     },
     /// Placement groups as they are now; those that are removed are forgotten.
     Groups(Vec<Group>),
+    /// A sweep, what has changed of its trials, and what its study has decided.
+    Sweep(Box<SweepWrite>),
     /// The number of the next job or group, where that of the last one may be forgotten.
     NextId(JobId),
     /// A node that will not come back.
@@ -86,11 +90,15 @@ pub struct Loaded {
     pub passed: Vec<JobId>,
     /// Placement groups in the order of their numbers.
     pub groups: Vec<Group>,
+    /// Sweeps that are not over, in the order of their ids.
+    pub sweeps: Vec<LoadedSweep>,
+    /// The id of the next sweep.
+    pub next_sweep: u64,
 }
 
 /// The database `state.db`. Clones share it.
 #[derive(Clone, Debug)]
-pub struct State(Arc<Database>);
+pub struct State(pub(super) Arc<Database>);
 
 impl State {
     /// Opens it; for writing it is made where it is missing, and brought up to this version's schema.
@@ -148,6 +156,8 @@ impl State {
             queues: queues.into_iter().map(|queue| (queue.name.clone(), queue)).collect(),
             shares,
             groups: self.groups().await?,
+            sweeps: self.live_sweeps().await?,
+            next_sweep: self.last_sweep().await? + 1,
         })
     }
 
@@ -156,7 +166,10 @@ impl State {
         self.all("SELECT json FROM placement_group ORDER BY id").await
     }
 
-    async fn all<T: serde::de::DeserializeOwned>(&self, sql: &'static str) -> Result<Vec<T>, StoreError> {
+    pub(super) async fn all<T: serde::de::DeserializeOwned>(
+        &self,
+        sql: &'static str,
+    ) -> Result<Vec<T>, StoreError> {
         let rows =
             sqlx::query(sql).fetch_all(self.0.readers()).await.map_err(|error| self.0.error(&error))?;
         rows.iter().map(|row| self.parse(row)).collect()
@@ -256,7 +269,7 @@ impl State {
         }
     }
 
-    fn parse<T: serde::de::DeserializeOwned>(&self, row: &SqliteRow) -> Result<T, StoreError> {
+    pub(super) fn parse<T: serde::de::DeserializeOwned>(&self, row: &SqliteRow) -> Result<T, StoreError> {
         serde_json::from_slice(row.get::<&[u8], _>(0))
             .map_err(|error| self.0.corrupt(format!("a record does not parse: {error}")))
     }
@@ -282,6 +295,7 @@ async fn apply(
             query.bind(record.name.as_str()).bind(json(record)?).execute(connection).await?;
         }
         Write::Groups(groups) => save_groups(connection, groups).await?,
+        Write::Sweep(write) => sweeps::save(connection, write).await?,
         Write::NextId(next) => {
             let query = sqlx::query("INSERT OR REPLACE INTO counter (id, next) VALUES (0, ?)");
             query.bind(key(next.0)).execute(connection).await?;
@@ -350,10 +364,10 @@ async fn save_groups(connection: &mut SqliteConnection, groups: &[Group]) -> Res
     Ok(())
 }
 
-fn text(value: &impl serde::Serialize) -> Result<String, sqlx::Error> {
+pub(super) fn text(value: &impl serde::Serialize) -> Result<String, sqlx::Error> {
     serde_json::to_string(value).map_err(|error| sqlx::Error::Encode(Box::new(error)))
 }
 
-fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, sqlx::Error> {
+pub(super) fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, sqlx::Error> {
     serde_json::to_vec(value).map_err(|error| sqlx::Error::Encode(Box::new(error)))
 }

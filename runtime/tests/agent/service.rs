@@ -254,6 +254,8 @@ pub fn launch(command: &[&str], ranks: u32) -> Launch {
         max_restarts: 0,
         grace: Duration::from_secs(10),
         checkpoint: None,
+        trial: None,
+        params: None,
         ranks: (0..ranks).map(|rank| RankLaunch { rank, visible_devices: String::new() }).collect(),
     }
 }

@@ -25,6 +25,8 @@ fn launch(attempt: AttemptId) -> Box<Launch> {
         max_restarts: 0,
         grace: Duration::from_secs(10),
         checkpoint: None,
+        trial: None,
+        params: None,
         ranks: vec![rank(0), rank(1)],
     })
 }
@@ -157,6 +159,9 @@ impl World {
                 Output::Say(attempt, Happening::RankExited(exit)) => {
                     assert!(self.exits.insert((attempt, exit.rank)), "a rank ended twice");
                     assert!(!self.gone.contains_key(&attempt), "news after gone");
+                }
+                Output::Judged { attempt, .. } => {
+                    assert!(self.running.contains(&attempt), "answered what does not run");
                 }
                 Output::Say(..) | Output::FindPort(_) | Output::DropCheckpoint(_) => {}
             }
