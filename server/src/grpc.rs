@@ -4,11 +4,13 @@ use crate::agents::Agents;
 use crate::auth::{AuthLayer, Tokens};
 use crate::cluster::Cluster;
 use crate::jobs::Jobs;
+use crate::sweeps::Sweeps;
 use hyper_util::rt::TokioIo;
 use phalanx_api::DESCRIPTORS;
 use phalanx_api::v1::agents_server::AgentsServer;
 use phalanx_api::v1::cluster_server::ClusterServer;
 use phalanx_api::v1::jobs_server::JobsServer;
+use phalanx_api::v1::sweeps_server::SweepsServer;
 use phalanx_core::limits::WIRE_MESSAGE_BYTES;
 use phalanx_runtime::service::Handle;
 use std::io;
@@ -90,9 +92,11 @@ fn builder() -> Server {
 
 fn routes(handle: Handle, shutdown: CancellationToken) -> Routes {
     let jobs = Jobs { handle: handle.clone(), shutdown: shutdown.clone() };
+    let sweeps = Sweeps { handle: handle.clone(), shutdown: shutdown.clone() };
     let agents = Agents { handle: handle.clone(), shutdown };
     let (reporter, health) = tonic_health::server::health_reporter();
     let mut routes = Routes::new(JobsServer::new(jobs).max_decoding_message_size(WIRE_MESSAGE_BYTES))
+        .add_service(SweepsServer::new(sweeps).max_decoding_message_size(WIRE_MESSAGE_BYTES))
         .add_service(ClusterServer::new(Cluster(handle)).max_decoding_message_size(WIRE_MESSAGE_BYTES))
         .add_service(AgentsServer::new(agents).max_decoding_message_size(WIRE_MESSAGE_BYTES))
         .add_service(health);
@@ -108,6 +112,7 @@ fn routes(handle: Handle, shutdown: CancellationToken) -> Routes {
     // `""` is SERVING from the start; the services' own names are answered too.
     tokio::spawn(async move {
         reporter.set_serving::<JobsServer<Jobs>>().await;
+        reporter.set_serving::<SweepsServer<Sweeps>>().await;
         reporter.set_serving::<ClusterServer<Cluster>>().await;
         reporter.set_serving::<AgentsServer<Agents>>().await;
     });

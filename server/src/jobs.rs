@@ -3,7 +3,7 @@
 use crate::{convert, page, status};
 use futures_util::{Stream, StreamExt, future, stream};
 use phalanx_api::v1 as pb;
-use phalanx_core::JobId;
+use phalanx_core::{JobId, TrialId};
 use phalanx_runtime::Error;
 use phalanx_runtime::service::{Handle, JobRequest, Query};
 use prost::Message;
@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 const PAGE_BYTES: usize = 2 << 20;
 
 type Answer<T> = Result<Response<T>, Status>;
-type Outbound<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(crate) type Outbound<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Jobs over gRPC.
 #[derive(Clone, Debug)]
@@ -52,7 +52,7 @@ impl pb::jobs_server::Jobs for Jobs {
     }
 
     async fn get(&self, request: Request<pb::GetJobRequest>) -> Answer<pb::Job> {
-        answer(self.handle.job(status::job_id(&request.get_ref().id)?).await)
+        answer(self.handle.job(self.named(&request.get_ref().id).await?).await)
     }
 
     async fn list(&self, request: Request<pb::ListJobsRequest>) -> Answer<pb::ListJobsResponse> {
@@ -80,15 +80,15 @@ impl pb::jobs_server::Jobs for Jobs {
     }
 
     async fn cancel(&self, request: Request<pb::CancelJobRequest>) -> Answer<pb::Job> {
-        answer(self.handle.cancel(status::job_id(&request.get_ref().id)?).await)
+        answer(self.handle.cancel(self.named(&request.get_ref().id).await?).await)
     }
 
     async fn pause(&self, request: Request<pb::PauseJobRequest>) -> Answer<pb::Job> {
-        answer(self.handle.pause(status::job_id(&request.get_ref().id)?).await)
+        answer(self.handle.pause(self.named(&request.get_ref().id).await?).await)
     }
 
     async fn resume(&self, request: Request<pb::ResumeJobRequest>) -> Answer<pb::Job> {
-        answer(self.handle.resume(status::job_id(&request.get_ref().id)?).await)
+        answer(self.handle.resume(self.named(&request.get_ref().id).await?).await)
     }
 
     async fn watch(&self, request: Request<pb::WatchJobRequest>) -> Answer<Self::WatchStream> {
@@ -96,7 +96,7 @@ impl pb::jobs_server::Jobs for Jobs {
         let id = self.existing(&request.id).await?;
         let changes = self.handle.changes(id, request.after_seq);
         let rows = rows(changes, |(seq, job)| pb::WatchJobResponse { seq, job: Some((&job).into()) });
-        Ok(Response::new(self.until_shutdown(rows)))
+        Ok(Response::new(until_shutdown(rows, self.shutdown.clone())))
     }
 
     async fn logs(&self, request: Request<pb::JobLogsRequest>) -> Answer<Self::LogsStream> {
@@ -105,7 +105,7 @@ impl pb::jobs_server::Jobs for Jobs {
         let query = query(request.follow, request.after_seq, request.rank, request.attempt)?;
         let lines = rows(self.handle.logs(id, query), move |row| convert::line(id, row));
         let last = self.terminal(id, |job| pb::JobLogsResponse { line: None, job: Some(job) });
-        Ok(Response::new(self.until_shutdown(lines.chain(last))))
+        Ok(Response::new(until_shutdown(lines.chain(last), self.shutdown.clone())))
     }
 
     async fn metrics(&self, request: Request<pb::JobMetricsRequest>) -> Answer<Self::MetricsStream> {
@@ -114,16 +114,23 @@ impl pb::jobs_server::Jobs for Jobs {
         let query = query(request.follow, request.after_seq, request.rank, request.attempt)?;
         let points = rows(self.handle.metrics(id, query), move |row| convert::point(id, row));
         let last = self.terminal(id, |job| pb::JobMetricsResponse { point: None, job: Some(job) });
-        Ok(Response::new(self.until_shutdown(points.chain(last))))
+        Ok(Response::new(until_shutdown(points.chain(last), self.shutdown.clone())))
     }
 }
 
 impl Jobs {
     /// The id of a job that is there: a stream's first answer says at once when it is not.
     async fn existing(&self, id: &str) -> Result<JobId, Status> {
-        let id = status::job_id(id)?;
+        let id = self.named(id).await?;
         self.handle.job(id).await.map_err(|error| status::of(&error))?;
         Ok(id)
+    }
+
+    /// The job of an id, or of a trial: `s3/12` is the job that runs it.
+    async fn named(&self, id: &str) -> Result<JobId, Status> {
+        let Ok(trial) = id.parse::<TrialId>() else { return status::job_id(id) };
+        let found = self.handle.trial(trial).await.map_err(|error| status::of(&error))?;
+        found.job.ok_or_else(|| status::of(&Error::TrialWithoutJob(trial)))
     }
 
     /// One message with the job if it is terminal, nothing if it is not.
@@ -142,22 +149,22 @@ impl Jobs {
         };
         stream::once(job).filter_map(future::ready)
     }
+}
 
-    /// The stream, cut with `UNAVAILABLE` when the face is shut down, so that its reader knows to come back.
-    fn until_shutdown<T: Send + 'static>(
-        &self,
-        messages: impl Stream<Item = Result<T, Status>> + Send + 'static,
-    ) -> Outbound<T> {
-        let state = Some((Box::pin(messages), self.shutdown.clone()));
-        Box::pin(stream::unfold(state, |state| async move {
-            let (mut messages, shutdown) = state?;
-            tokio::select! {
-                biased;
-                next = messages.next() => next.map(|message| (message, Some((messages, shutdown)))),
-                () = shutdown.cancelled() => Some((Err(status::unavailable()), None)),
-            }
-        }))
-    }
+/// The stream, cut with `UNAVAILABLE` when the face is shut down, so that its reader knows to come back.
+pub(crate) fn until_shutdown<T: Send + 'static>(
+    messages: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    shutdown: CancellationToken,
+) -> Outbound<T> {
+    let state = Some((Box::pin(messages), shutdown));
+    Box::pin(stream::unfold(state, |state| async move {
+        let (mut messages, shutdown) = state?;
+        tokio::select! {
+            biased;
+            next = messages.next() => next.map(|message| (message, Some((messages, shutdown)))),
+            () = shutdown.cancelled() => Some((Err(status::unavailable()), None)),
+        }
+    }))
 }
 
 fn answer(job: Result<phalanx_core::Job, Error>) -> Answer<pb::Job> {
@@ -188,6 +195,6 @@ fn query(follow: bool, after_seq: u64, rank: Option<i32>, attempt: Option<i32>) 
 }
 
 /// proto3 has no absent text: an empty one is none.
-fn filled(text: String) -> Option<String> {
+pub(crate) fn filled(text: String) -> Option<String> {
     Some(text).filter(|text| !text.is_empty())
 }

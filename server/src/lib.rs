@@ -16,6 +16,7 @@ mod jobs;
 mod metrics;
 mod page;
 mod status;
+mod sweeps;
 
 pub use auth::{TokenError, Tokens};
 pub use grpc::in_memory;

@@ -1,8 +1,9 @@
 //! What can go wrong, raised to gRPC with the details of AIP-193. The one file in which a status is made.
 
-use phalanx_core::JobId;
 use phalanx_core::diagnostic::Problem;
+use phalanx_core::{JobId, SweepId};
 use phalanx_runtime::Error;
+use phalanx_runtime::service::StudyError;
 use phalanx_runtime::store::StoreError;
 use std::collections::HashMap;
 use tonic::{Code, Status};
@@ -12,6 +13,9 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 const DOMAIN: &str = "phalanx";
 /// The name of the job's resource type.
 const JOB: &str = "phalanx.v1.Job";
+/// The names of the sweep's and the trial's resource types.
+const SWEEP: &str = "phalanx.v1.Sweep";
+const TRIAL: &str = "phalanx.v1.Trial";
 /// The name of the placement group's resource type.
 const GROUP: &str = "phalanx.v1.PlacementGroup";
 
@@ -34,6 +38,17 @@ pub(crate) fn of(error: &Error) -> Status {
             details.set_bad_request(violations);
             Status::with_error_details(Code::InvalidArgument, rendered.trim_end(), details)
         }
+        Error::UnknownSweep(id) => unknown("UNKNOWN_SWEEP", SWEEP, &id.to_string(), &message),
+        Error::UnknownTrial(id) => unknown("UNKNOWN_TRIAL", TRIAL, &id.to_string(), &message),
+        Error::TrialWithoutJob(id) => precondition("NO_JOB", &id.to_string(), &message),
+        Error::SweepState { sweep, .. } => precondition("WRONG_STATE", &sweep.to_string(), &message),
+        Error::NotExternal(sweep) => precondition("NOT_EXTERNAL", &sweep.to_string(), &message),
+        Error::ManyObjectives(sweep) => precondition("SEVERAL_OBJECTIVES", &sweep.to_string(), &message),
+        Error::Study(StudyError::UnknownTrial(number)) => {
+            unknown("UNKNOWN_TRIAL", TRIAL, &number.to_string(), &message)
+        }
+        Error::Study(StudyError::Told(number)) => precondition("TOLD", &number.to_string(), &message),
+        Error::Study(_) => bad_field("trial", &message),
         Error::Misfit(_) => precondition("MISFIT", "configuration", &message),
         Error::Infeasible(reason) => {
             let mut details = details("INFEASIBLE");
@@ -74,6 +89,12 @@ pub(crate) fn job_id(text: &str) -> Result<JobId, Status> {
     text.parse().map_err(|error: phalanx_core::id::IdError| not_found(text, &error.to_string()))
 }
 
+/// Reads a sweep's id, likewise.
+pub(crate) fn sweep_id(text: &str) -> Result<SweepId, Status> {
+    let unread = |error: phalanx_core::id::IdError| unknown("UNKNOWN_SWEEP", SWEEP, text, &error.to_string());
+    text.parse().map_err(unread)
+}
+
 /// A field of the request that means nothing.
 pub(crate) fn bad_field(field: &str, message: &str) -> Status {
     let mut details = details("INVALID_FIELD");
@@ -94,8 +115,12 @@ pub(crate) fn unauthenticated() -> Status {
 }
 
 fn not_found(name: &str, message: &str) -> Status {
-    let mut details = details("UNKNOWN_JOB");
-    details.set_resource_info(JOB, name, "", message);
+    unknown("UNKNOWN_JOB", JOB, name, message)
+}
+
+fn unknown(reason: &str, kind: &str, name: &str, message: &str) -> Status {
+    let mut details = details(reason);
+    details.set_resource_info(kind, name, "", message);
     Status::with_error_details(Code::NotFound, message, details)
 }
 
