@@ -65,24 +65,28 @@ pub(crate) struct Global {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run a job to its end and follow it
+    /// Run a job or a sweep to its end and follow it
     Run(crate::run::RunArgs),
     /// Run the service, with this machine as its node
     Up(crate::up::UpArgs),
     /// Join this machine to a service as a node
     Agent(crate::agent::AgentArgs),
-    /// Queue a job; prints its id
+    /// Queue a job or start a sweep; prints its id
     Submit(crate::submit::SubmitArgs),
-    /// Wait for a job to end and exit with its code
+    /// Wait for a job or a sweep to end and exit with its code
     Wait(crate::wait::WaitArgs),
     /// What the ranks of a job wrote
     Logs(crate::logs::LogsArgs),
     /// What the ranks of a job reported
     Metrics(crate::metrics::MetricsArgs),
-    /// All about a job
+    /// All about a job or a sweep
     Describe(crate::describe::DescribeArgs),
-    /// Jobs that are not over, or all of them
+    /// Sweeps and jobs that are not over, or all of them
     Ps(crate::ps::PsArgs),
+    /// The trials of a sweep
+    Trials(crate::trials::TrialsArgs),
+    /// The best trial of a sweep, also as a job file
+    Best(crate::best::BestArgs),
     /// Nodes, devices and jobs, live
     Top(crate::top::TopArgs),
     /// Write what a job's ranks reported for other programs: TensorBoard, CSV, Parquet

@@ -1,9 +1,10 @@
-//! `cancel`, `pause`, `resume`: what a person wants of a job.
+//! `cancel`, `pause`, `resume`: what a person wants of a job, a sweep or a trial.
 
 use crate::args::Global;
-use crate::client::Route;
+use crate::client::{Client, Route};
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::sweep;
 use clap::Args;
 use phalanx_api::{json, v1 as pb};
 
@@ -18,10 +19,11 @@ pub(crate) enum Change {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   phalanx cancel j12
+  phalanx cancel s3      a sweep with all its trials; s3/7 is its trial 7 alone
   phalanx pause j12      a checkpoint is asked for, then its processes end
   phalanx resume j12     it goes on from its checkpoint")]
 pub(crate) struct ChangeArgs {
-    /// The job's id
+    /// The id of a job, a sweep or a trial
     id: String,
 }
 
@@ -33,6 +35,9 @@ pub(crate) async fn run(
     output: &Output,
 ) -> Result<(), Failure> {
     let client = Route::to_live_service(global)?.connect().await?;
+    if sweep::is_sweep_id(&args.id) {
+        return change_sweep(client, change, args.id.clone(), output).await;
+    }
     let mut jobs = client.jobs;
     let id = args.id.clone();
     let answer = match change {
@@ -50,6 +55,27 @@ pub(crate) async fn run(
         Change::Pause if job.state() == pb::job::State::Paused => format!("{} is paused", job.id),
         Change::Pause => format!("{} is being paused", job.id),
         Change::Resume => format!("{} goes on", job.id),
+    };
+    output.say(&format!("phalanx: {done}"));
+    Ok(())
+}
+
+async fn change_sweep(client: Client, change: Change, id: String, output: &Output) -> Result<(), Failure> {
+    let mut sweeps = client.sweeps;
+    let answer = match change {
+        Change::Cancel => sweeps.cancel(pb::CancelSweepRequest { id }).await,
+        Change::Pause => sweeps.pause(pb::PauseSweepRequest { id }).await,
+        Change::Resume => sweeps.resume(pb::ResumeSweepRequest { id }).await,
+    };
+    let sweep = answer?.into_inner();
+    if output.json {
+        return output.document(&json::sweep(&sweep));
+    }
+    let done = match change {
+        _ if sweep.is_terminal() => format!("{} is {}", sweep.id, sweep.state_name()),
+        Change::Cancel => format!("{} and its trials are being ended", sweep.id),
+        Change::Pause => format!("{} is paused, and its trials are being paused", sweep.id),
+        Change::Resume => format!("{} goes on", sweep.id),
     };
     output.say(&format!("phalanx: {done}"));
     Ok(())

@@ -1,9 +1,10 @@
-//! `describe`: all about a job.
+//! `describe`: all about a job or a sweep.
 
 use crate::args::Global;
 use crate::client::Route;
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::sweep;
 use crate::table;
 use clap::Args;
 use phalanx_api::{json, v1 as pb};
@@ -13,30 +14,82 @@ use std::fmt::Write;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   phalanx describe j12
+  phalanx describe s3          a sweep; s3/7 is its trial 7
   phalanx describe j12 --json | jq '.attempts[].message'")]
 pub(crate) struct DescribeArgs {
-    /// The job's id
+    /// The id of a job, a sweep or a trial
     id: String,
 }
 
 /// Runs it.
 pub(crate) async fn run(global: &Global, args: &DescribeArgs, output: &Output) -> Result<(), Failure> {
-    let job = Route::to_records(global).await?.connect().await?.job(&args.id).await?;
+    let client = Route::to_records(global).await?.connect().await?;
+    if sweep::is_sweep_id(&args.id) {
+        let sweep = sweep::get(&client, &args.id).await?;
+        return match output.json {
+            true => output.document(&json::sweep(&sweep)),
+            false => output.line(sweep_in_words(&sweep).trim_end()),
+        };
+    }
+    let job = client.job(&args.id).await?;
     match output.json {
         true => output.document(&json::job(&job)),
         false => output.line(in_words(&job, output).trim_end()),
     }
 }
 
+/// A line of a description; nothing where there is nothing to say.
+fn field(out: &mut String, name: &str, value: &str) {
+    if !value.is_empty() {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{name:<12} {value}");
+    }
+}
+
+fn sweep_in_words(sweep: &pb::Sweep) -> String {
+    let mut out = String::new();
+    let mut field = |name: &str, value: String| field(&mut out, name, &value);
+    field("sweep", sweep.id.clone());
+    field("name", sweep.name.clone());
+    field("state", sweep.state_name().to_owned());
+    let reason = sweep.reason.as_ref().filter(|reason| !reason.code.is_empty());
+    field("reason", reason.map(|reason| format!("{} ({})", reason.text, reason.code)).unwrap_or_default());
+    let objective = |one: &pb::SweepObjective| format!("{} ({})", one.metric, one.mode);
+    field("objective", sweep.objectives.iter().map(objective).collect::<Vec<_>>().join(", "));
+    field("search", format!("{}, stopping {}", sweep.search, sweep.stopping));
+    field("params", sweep.params.join(", "));
+    let counts = sweep.counts.unwrap_or_default();
+    let most = if sweep.trials > 0 { format!(" of {}", sweep.trials) } else { String::new() };
+    field(
+        "trials",
+        format!(
+            "{} complete{most}, {} stopped early, {} failed, {} cancelled, {} running, {} queued, {} paused",
+            counts.complete,
+            counts.stopped,
+            counts.failed,
+            counts.cancelled,
+            counts.running,
+            counts.queued,
+            counts.paused
+        ),
+    );
+    field("steps run", sweep.steps_run.to_string());
+    field("queue", format!("{} (priority {})", sweep.queue, sweep.priority));
+    field("gang", sweep.gang.as_ref().map(|gang_of| format!("{} each", gang(gang_of))).unwrap_or_default());
+    field("submitted", table::time(sweep.submit_time.as_ref()));
+    field("started", table::time(sweep.start_time.as_ref()));
+    field("ended", table::time(sweep.end_time.as_ref()));
+    for line in sweep::results(sweep) {
+        field("", line);
+    }
+    out
+}
+
 fn in_words(job: &pb::Job, output: &Output) -> String {
     let mut out = String::new();
-    let mut field = |name: &str, value: String| {
-        if !value.is_empty() {
-            // Writing to a String cannot fail.
-            let _ = writeln!(out, "{name:<12} {value}");
-        }
-    };
+    let mut field = |name: &str, value: String| field(&mut out, name, &value);
     field("job", job.id.clone());
+    field("trial", job.trial.map(|number| format!("{number} of {}", job.sweep)).unwrap_or_default());
     field("name", job.name.clone());
     field("state", job.state_name().to_owned());
     let reason = job.reason.as_ref().filter(|reason| !reason.code.is_empty());

@@ -95,6 +95,11 @@ impl JobFile {
         SweepSpec::parse(&self.text, &self.default_name)
     }
 
+    /// Reads it as a sweep that can be run, or says every problem.
+    pub(crate) fn parse_sweep(&self) -> Result<SweepSpec, Failure> {
+        SweepSpec::parse_runnable(&self.text, &self.default_name).map_err(|problems| self.refused(&problems))
+    }
+
     /// The report of its problems.
     pub(crate) fn refused(&self, problems: &Problems) -> Failure {
         Failure::usage(problems.render(&self.shown, &self.text))

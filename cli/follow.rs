@@ -1,4 +1,4 @@
-//! Following a job over streams that may be cut: resumed by sequence number, without gap or repeat, for as long as the
+//! Following a job or a sweep over streams that may be cut: resumed by sequence number, without gap or repeat, for as long as the
 //! service can be expected back.
 
 use crate::client::{Client, Route};
@@ -16,33 +16,35 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 /// What a message of a stream is to its follower.
-pub(crate) enum Step {
+pub(crate) enum Step<End = pb::Job> {
     /// A row: the stream resumes after it.
     Row(u64),
-    /// The job: the last message.
-    Over(Box<pb::Job>),
+    /// The job or the sweep: the last message.
+    Over(Box<End>),
 }
 
 /// A stream that can be opened again after any of its rows.
 pub(crate) trait Feed {
     /// What it is made of.
     type Message;
+    /// What it ends with.
+    type End;
 
     /// Opens it after a row.
     async fn open(&self, client: &mut Client, after_seq: u64) -> Result<Streaming<Self::Message>, Status>;
 
     /// Takes a message in.
-    async fn take(&mut self, message: Self::Message) -> Result<Step, Failure>;
+    async fn take(&mut self, message: Self::Message) -> Result<Step<Self::End>, Failure>;
 }
 
-/// Follows a feed until its job is over (then that job is the answer) or it ends without one.
+/// Follows a feed until its job or sweep is over (then that is the answer) or it ends without one.
 ///
 /// Cancel: safe at any point. Error: one that trying again cannot mend, or a service that stays away.
 pub(crate) async fn follow<F: Feed>(
     route: &Route,
     output: &Output,
     feed: &mut F,
-) -> Result<Option<pb::Job>, Failure> {
+) -> Result<Option<F::End>, Failure> {
     let mut after_seq = 0;
     let mut patience = Patience::default();
     loop {
@@ -79,7 +81,7 @@ async fn follow_once<F: Feed>(
     feed: &mut F,
     after_seq: &mut u64,
     patience: &mut Patience,
-) -> Result<Option<pb::Job>, Cut> {
+) -> Result<Option<F::End>, Cut> {
     let mut client = route.connect().await.map_err(|failure| match failure.code {
         crate::failure::USAGE => Cut::Final(failure),
         _ => Cut::Passing(failure),
@@ -133,6 +135,7 @@ pub(crate) struct Changes<T: AsyncFnMut(&pb::Job) -> Result<(), Failure>> {
 
 impl<T: AsyncFnMut(&pb::Job) -> Result<(), Failure>> Feed for Changes<T> {
     type Message = pb::WatchJobResponse;
+    type End = pb::Job;
 
     async fn open(&self, client: &mut Client, after_seq: u64) -> Result<Streaming<Self::Message>, Status> {
         let request = pb::WatchJobRequest { id: self.id.clone(), after_seq };
@@ -169,6 +172,7 @@ pub(crate) struct Lines<T: AsyncFnMut(pb::LogLine) -> Result<(), Failure>> {
 
 impl<T: AsyncFnMut(pb::LogLine) -> Result<(), Failure>> Feed for Lines<T> {
     type Message = pb::JobLogsResponse;
+    type End = pb::Job;
 
     async fn open(&self, client: &mut Client, after_seq: u64) -> Result<Streaming<Self::Message>, Status> {
         let Rows { id, follow, rank, attempt } = self.rows.clone();
@@ -198,6 +202,7 @@ pub(crate) struct Points<T: AsyncFnMut(pb::MetricPoint) -> Result<(), Failure>> 
 
 impl<T: AsyncFnMut(pb::MetricPoint) -> Result<(), Failure>> Feed for Points<T> {
     type Message = pb::JobMetricsResponse;
+    type End = pb::Job;
 
     async fn open(&self, client: &mut Client, after_seq: u64) -> Result<Streaming<Self::Message>, Status> {
         let Rows { id, follow, rank, attempt } = self.rows.clone();

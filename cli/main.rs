@@ -4,6 +4,7 @@
 mod agent;
 mod args;
 mod bench;
+mod best;
 mod change;
 mod check;
 mod client;
@@ -33,9 +34,11 @@ mod run;
 mod simulate;
 mod study;
 mod submit;
+mod sweep;
 mod table;
 mod token;
 mod top;
+mod trials;
 mod up;
 mod wait;
 mod why;
@@ -76,6 +79,8 @@ fn dispatch(Args { global, command }: Args, output: &Output) -> Result<u8, Failu
         Command::Metrics(args) => slim(metrics::run(global, args, output)).map(done),
         Command::Describe(args) => slim(describe::run(global, args, output)).map(done),
         Command::Ps(args) => slim(ps::run(global, args, output)).map(done),
+        Command::Trials(args) => slim(trials::run(global, args, output)).map(done),
+        Command::Best(args) => slim(best::run(global, args, output)).map(done),
         Command::Cancel(args) => slim(change::run(global, Change::Cancel, args, output)).map(done),
         Command::Pause(args) => slim(change::run(global, Change::Pause, args, output)).map(done),
         Command::Resume(args) => slim(change::run(global, Change::Resume, args, output)).map(done),

@@ -6,6 +6,7 @@ use crate::failure::{Failure, INTERRUPTED};
 use crate::follow::{Points, Rows, follow};
 use crate::output::Output;
 use crate::run::Interrupts;
+use crate::sweep;
 use clap::Args;
 use phalanx_api::{json, v1 as pb};
 
@@ -13,11 +14,12 @@ use phalanx_api::{json, v1 as pb};
 #[command(after_help = "Examples:
   phalanx metrics j12                          a line a report
   phalanx metrics j12 -f                       until the job is over
+  phalanx metrics s3/7                         trial 7 of a sweep; s3 shows all its trials
   phalanx metrics j12 --json | jq .metrics.loss
 
 Where stdout is no terminal every line is a JSON object.")]
 pub(crate) struct MetricsArgs {
-    /// The job's id
+    /// The id of a job, a sweep or a trial
     id: String,
     /// Go on until the job is over
     #[arg(short, long)]
@@ -34,8 +36,27 @@ pub(crate) struct MetricsArgs {
 pub(crate) async fn run(global: &Global, args: &MetricsArgs, output: &Output) -> Result<(), Failure> {
     let mut interrupts = Interrupts::listen()?;
     let route = Route::to_records(global).await?;
+    let shown = async {
+        match sweep::is_sweep_id(&args.id) {
+            true => {
+                sweep::each_job(&route, &args.id, args.follow, output, async |job| {
+                    show(&route, job, args, output).await
+                })
+                .await
+            }
+            false => show(&route, &args.id, args, output).await,
+        }
+    };
+    tokio::select! {
+        shown = shown => shown,
+        () = interrupts.next() => Err(Failure::new(INTERRUPTED, "")),
+    }
+}
+
+/// Shows what one job reported.
+async fn show(route: &Route, id: &str, args: &MetricsArgs, output: &Output) -> Result<(), Failure> {
     let rows = Rows {
-        id: args.id.clone(),
+        id: id.to_owned(),
         follow: args.follow && route.is_live(),
         rank: args.rank,
         attempt: args.attempt,
@@ -45,11 +66,7 @@ pub(crate) async fn run(global: &Global, args: &MetricsArgs, output: &Output) ->
         true => output.document(&json::metric_point(&point)),
         false => output.line(&in_words(&point)),
     };
-    let mut feed = Points { rows, hear };
-    tokio::select! {
-        ended = follow(&route, output, &mut feed) => ended.map(drop),
-        () = interrupts.next() => Err(Failure::new(INTERRUPTED, "")),
-    }
+    follow(route, output, &mut Points { rows, hear }).await.map(drop)
 }
 
 fn in_words(point: &pb::MetricPoint) -> String {

@@ -36,14 +36,7 @@ struct Seen {
 impl Progress {
     /// A live line, or none.
     pub(crate) fn new(live: bool) -> Self {
-        let bar = live.then(|| {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            // The template is ours: that it reads is checked by a test.
-            bar.set_style(style());
-            bar.enable_steady_tick(FRAME);
-            bar
-        });
-        Progress { bar, seen: Seen::default() }
+        Progress { bar: live_bar(live), seen: Seen::default() }
     }
 
     /// Writes something else to the terminal without tearing the line, and without a moment in which it is not there:
@@ -96,6 +89,17 @@ impl Progress {
             bar.set_message(self.seen.text(Instant::now()));
         }
     }
+}
+
+/// A spinner with a message, or nothing.
+pub(crate) fn live_bar(live: bool) -> Option<ProgressBar> {
+    live.then(|| {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        // The template is ours: that it reads is checked by a test.
+        bar.set_style(style());
+        bar.enable_steady_tick(FRAME);
+        bar
+    })
 }
 
 fn style() -> ProgressStyle {

@@ -1,4 +1,4 @@
-//! `run`: a job to its end, on a service or on one within this process.
+//! `run`: a job or a sweep to its end, on a service or on one within this process.
 
 use crate::args::Global;
 use crate::client::{Route, data_dir};
@@ -10,6 +10,7 @@ use crate::lines::{Lines, Target};
 use crate::output::Output;
 use crate::progress::{Progress, duration};
 use crate::submit;
+use crate::sweep;
 use crate::wait::{exit_code, outcome};
 use clap::Args;
 use phalanx_api::{json, v1 as pb};
@@ -23,20 +24,21 @@ use tokio::sync::mpsc;
 /// A job that still waits after this says why.
 const WAITING: Duration = Duration::from_secs(1);
 /// An interrupted gang that does not end is left to its guard after this much more than its grace.
-const END_BOUND: Duration = Duration::from_secs(60);
+pub(crate) const END_BOUND: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   phalanx run job.toml                            a job file
   phalanx run job.toml --set gang.workers=4       with a key changed
+  phalanx run sweep.toml                          a search: a live view of its trials, the best one in the end
   phalanx run -- python train.py --lr 0.1         a command, in this folder
   phalanx run --set gang.workers=2 -- ./train     two ranks of it
   phalanx run --json job.toml 2>/dev/null         only the finished job as JSON
 
 Without a service it runs in this process and leaves nothing behind but its records.
-The exit code is the job's own.")]
+The exit code is the job's own; a sweep's is 0 when it ended with at least one complete trial, else 1.")]
 pub(crate) struct RunArgs {
-    /// The job file; `-` is stdin
+    /// The job or sweep file; `-` is stdin
     #[arg(required_unless_present = "command", conflicts_with = "command")]
     pub(crate) file: Option<PathBuf>,
     /// A command and its arguments instead of a file
@@ -51,6 +53,10 @@ pub(crate) async fn run(global: &Global, args: &RunArgs, output: &Output) -> Res
         None => JobFile::of_command(&args.command, global)?,
     };
     // Problems are told with the file's own name, before anything is started.
+    if file.is_sweep() {
+        file.parse_sweep()?;
+        return sweep::run(global, &file, output).await;
+    }
     file.parse()?;
     match Route::to_service(global)? {
         Some(route) => Box::pin(on_service(&route, &file, output)).await,
@@ -135,7 +141,7 @@ async fn wait_until_over(route: &Route, id: &str, output: &Output) -> Result<Opt
 }
 
 /// A reader that has gone away ends `run` as an interruption does: the job's own code is not known.
-fn gone(failure: Failure) -> Failure {
+pub(crate) fn gone(failure: Failure) -> Failure {
     if failure.code == crate::failure::DONE { Failure::new(INTERRUPTED, "") } else { failure }
 }
 

@@ -1,4 +1,4 @@
-//! `wait`: until a job is over; its exit code becomes ours.
+//! `wait`: until a job or a sweep is over; its exit code becomes ours.
 
 use crate::args::Global;
 use crate::client::Route;
@@ -6,6 +6,7 @@ use crate::failure::{FAILED, Failure, INTERRUPTED};
 use crate::follow::{Changes, follow};
 use crate::output::Output;
 use crate::run::{Interrupts, took};
+use crate::sweep;
 use clap::Args;
 use phalanx_api::{json, v1 as pb};
 
@@ -13,10 +14,12 @@ use phalanx_api::{json, v1 as pb};
 #[command(after_help = "Examples:
   phalanx wait j12            exits with the job's own code
   phalanx wait j12 --json     prints the finished job
+  phalanx wait s3             0 if the sweep ended with a complete trial, else 1
+  phalanx wait s3/7           the job of trial 7
 
 It goes on waiting while the service restarts; one that stays away for a minute is exit 125.")]
 pub(crate) struct WaitArgs {
-    /// The job's id
+    /// The id of a job, a sweep or a trial
     id: String,
 }
 
@@ -24,6 +27,9 @@ pub(crate) struct WaitArgs {
 pub(crate) async fn run(global: &Global, args: &WaitArgs, output: &Output) -> Result<u8, Failure> {
     let mut interrupts = Interrupts::listen()?;
     let route = Route::to_records(global).await.map_err(Failure::for_job)?;
+    if sweep::is_sweep_id(&args.id) {
+        return wait_for_sweep(&route, &args.id, interrupts, output).await;
+    }
     let ended = tokio::select! {
         ended = until_over(&route, &args.id, output) => ended.map_err(Failure::for_job)?,
         () = interrupts.next() => {
@@ -37,6 +43,27 @@ pub(crate) async fn run(global: &Global, args: &WaitArgs, output: &Output) -> Re
     }
     output.say(&format!("phalanx: {}", outcome(&ended)));
     Ok(exit_code(&ended))
+}
+
+async fn wait_for_sweep(
+    route: &Route,
+    id: &str,
+    mut interrupts: Interrupts,
+    output: &Output,
+) -> Result<u8, Failure> {
+    let ended = tokio::select! {
+        ended = sweep::until_over(route, id, output) => ended.map_err(Failure::for_job)?,
+        () = interrupts.next() => {
+            let flags = route.flags();
+            output.say(&format!("phalanx: {id} goes on; `phalanx cancel {id}{flags}` to end it"));
+            return Err(Failure::new(INTERRUPTED, ""));
+        }
+    };
+    if output.json {
+        output.document(&json::sweep(&ended))?;
+    }
+    output.say(&format!("phalanx: {}", sweep::outcome(&ended)));
+    Ok(sweep::exit_code(&ended))
 }
 
 async fn until_over(route: &Route, id: &str, output: &Output) -> Result<pb::Job, Failure> {
