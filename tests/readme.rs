@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(240);
 /// Longest time until what runs in the first terminal says what the README shows.
 const READY_LIMIT: Duration = Duration::from_secs(20);
 /// The set-up commands: the first is run here, the second runs this test.
-const SET_UP: [&str; 2] = ["cargo run --release -- run examples/digits/job.toml", "cargo xtask check"];
+const SET_UP: [&str; 2] = ["cargo run --release -- run examples/digits/sweep.toml", "cargo xtask check"];
 
 struct Block {
     line: usize,
@@ -80,6 +80,17 @@ fn every_command_of_the_guide_to_training_works() {
     // What the guide shows is what it runs.
     let job = fs::read_to_string(root().join("examples/digits/tour.toml")).unwrap();
     assert!(guide.contains(&format!("```toml\n{job}```")), "the guide shows another tour.toml");
+}
+
+#[test]
+fn every_command_of_the_guide_to_sweeps_works() {
+    let guide = fs::read_to_string(root().join("docs/sweeps.md")).unwrap();
+    let blocks = blocks(&guide);
+    assert!(blocks.len() > 5 && blocks.iter().all(|block| block.mark.is_some()), "every block is executed");
+    tour("docs/sweeps.md", &blocks);
+    // What the guide shows is what it runs.
+    let sweep = fs::read_to_string(root().join("examples/digits/sweep.toml")).unwrap();
+    assert!(guide.contains(&format!("```toml\n{sweep}```")), "the guide shows another sweep.toml");
 }
 
 fn root() -> &'static Path {
