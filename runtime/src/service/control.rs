@@ -3,12 +3,12 @@
 //! Cancel: `shutdown` ends the attempts first and then the loop. Error: a store that cannot commit (a full disk) stops
 //! nothing but the answers: what is owed is tried again until it succeeds, and requests are refused meanwhile.
 
+use super::answers::{Answer, Asked};
 use super::groups::GroupTable;
-use super::sweeps::Answered;
+use super::sweeps::{Answered, SweepAsk};
+use super::writes::all_writes;
 use super::{DeviceStatus, NodeStatus, Shared};
-use crate::controller::{
-    Asking, Controller, Effects, QueueChange, QueueStatus, Saved, Submission, SweepSubmission,
-};
+use crate::controller::{Asking, Controller, Effects, QueueChange, QueueStatus, Saved, Submission};
 use crate::error::Error;
 use crate::protocol::{AgentEvent, Command, Hello};
 use crate::store::{StoreError, Write};
@@ -79,51 +79,6 @@ pub(super) enum GroupAsk {
     Validate(Box<GroupSpec>),
     Create { spec: Box<GroupSpec>, request_id: Option<(String, [u8; 32])> },
     Remove(GroupName),
-}
-
-/// What people ask of sweeps.
-#[derive(Debug)]
-pub(super) enum SweepAsk {
-    Validate(Box<SweepSubmission>),
-    Create { submission: Box<SweepSubmission>, request_id: Option<(String, [u8; 32])> },
-    Cancel(SweepId),
-    Pause(SweepId),
-    Resume(SweepId),
-}
-
-/// A request and whom to answer.
-enum Asked {
-    Job(Request, oneshot::Sender<Result<Job, Error>>),
-    Group(GroupAsk, oneshot::Sender<Result<Group, Error>>),
-    Sweep(SweepAsk, oneshot::Sender<Result<Sweep, Error>>),
-}
-
-/// An answer that is given once what it says is committed.
-enum Answer {
-    Job(Box<Result<Job, Error>>, oneshot::Sender<Result<Job, Error>>),
-    Group(Box<Result<Group, Error>>, oneshot::Sender<Result<Group, Error>>),
-    Sweep(Box<Result<Sweep, Error>>, oneshot::Sender<Result<Sweep, Error>>),
-}
-
-impl Answer {
-    /// Gives it; nobody may listen any more.
-    fn give(self) {
-        match self {
-            Answer::Job(answer, to) => drop(to.send(*answer)),
-            Answer::Group(answer, to) => drop(to.send(*answer)),
-            Answer::Sweep(answer, to) => drop(to.send(*answer)),
-        }
-    }
-
-    /// Says that nothing of it has happened.
-    fn refuse(self, error: &StoreError) {
-        let refused = || Error::Store(StoreError::clone(error));
-        match self {
-            Answer::Job(answer, to) => drop(to.send(answer.and_then(|_| Err(refused())))),
-            Answer::Group(answer, to) => drop(to.send(answer.and_then(|_| Err(refused())))),
-            Answer::Sweep(answer, to) => drop(to.send(answer.and_then(|_| Err(refused())))),
-        }
-    }
 }
 
 /// What the loop tells a session.
@@ -624,34 +579,4 @@ fn record_start(Saved { job, entered }: &Saved) {
 fn removed(now: Time, id: JobId, spec: GroupSpec) -> Group {
     let reason = Reason::new("removed", "nothing of it is left");
     Group { id, state: GroupState::Removed, reason, ..Controller::preview_group(now, spec) }
-}
-
-/// Each group as it was last.
-fn group_writes(effects: &Effects) -> Option<Write> {
-    let last: BTreeMap<JobId, &Group> = effects.groups.iter().map(|group| (group.id, group)).collect();
-    (!last.is_empty()).then(|| Write::Groups(last.into_values().cloned().collect()))
-}
-
-/// A removed group is forgotten, and its number must not come back.
-fn next_id(effects: &Effects) -> Option<Write> {
-    let made = effects.groups.iter().filter(|group| group.rounds == 0).map(|group| group.id.0);
-    made.max().map(|last| Write::NextId(JobId(last + 1)))
-}
-
-fn all_writes(effects: &Effects) -> impl Iterator<Item = Write> {
-    let jobs = effects.jobs.iter();
-    let jobs = jobs.map(|saved| Write::SaveJob { job: Box::new(saved.job.clone()), visible: saved.entered });
-    let nodes = effects.nodes.iter().map(|record| Write::Node { record: record.clone() });
-    let queues = effects.queues.iter().map(|write| Write::Queue(write.clone()));
-    let shares: BTreeMap<_, _> = effects.shares.iter().map(|(queue, share)| (queue, share)).collect();
-    let shares =
-        shares.into_iter().map(|(queue, share)| Write::Share { queue: queue.clone(), share: share.clone() });
-    let groups = group_writes(effects).into_iter().chain(next_id(effects));
-    let sweeps = effects.sweeps.iter().map(|write| Write::Sweep(Box::new(write.clone())));
-    let asked = effects.asked.iter().map(|(request_id, fingerprint, number)| Write::Request {
-        request_id: request_id.clone(),
-        fingerprint: *fingerprint,
-        job: JobId(*number),
-    });
-    jobs.chain(nodes).chain(queues).chain(shares).chain(groups).chain(sweeps).chain(asked)
 }

@@ -3,6 +3,7 @@
 //! [`Service::open`] reads the store, [`Service::run`] owns the controller until it is told to stop, and everybody else
 //! holds a [`Handle`]. A handle without a service reads the records at rest.
 
+mod answers;
 mod control;
 mod follow;
 mod groups;
@@ -11,6 +12,7 @@ mod notify;
 mod session;
 mod site;
 mod sweeps;
+mod writes;
 
 pub use control::Clock;
 pub use follow::{ChangeBatch, LogBatch, PointBatch, Query};

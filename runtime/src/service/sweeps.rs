@@ -1,6 +1,6 @@
 //! Sweeps: asked for, followed, and those whose trials others run.
 
-use super::control::{Control, Input, SweepAsk};
+use super::control::{Control, Input};
 use super::{Handle, Shared};
 use crate::controller::{Answer, Asking, SweepSubmission};
 use crate::error::Error;
@@ -41,6 +41,16 @@ pub struct SweepRequest {
     pub default_name: Option<String>,
     /// Its trials are run by those who ask for them.
     pub external: bool,
+}
+
+/// What people ask of sweeps.
+#[derive(Debug)]
+pub(super) enum SweepAsk {
+    Validate(Box<SweepSubmission>),
+    Create { submission: Box<SweepSubmission>, request_id: Option<(String, [u8; 32])> },
+    Cancel(SweepId),
+    Pause(SweepId),
+    Resume(SweepId),
 }
 
 /// What one who watches a sweep is told.
