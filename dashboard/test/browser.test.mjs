@@ -5,7 +5,7 @@ import { Browser, Service } from "./service.mjs";
 
 const service = new Service();
 const browser = new Browser();
-const VIEWS = ["/jobs", "/curves", "/nodes"];
+const VIEWS = ["/jobs", "/sweeps", "/curves", "/nodes"];
 /** A job that reports and writes ten times a second, for as long as a test needs it. */
 const TALKS = "i=0; while [ $i -lt 600 ]; do i=$((i+1)); echo line $i at $(date +%s%3N); phalanx report --step $i loss=$((600-i)).5 acc=0.$i; sleep 0.1; done";
 
@@ -117,6 +117,62 @@ test("a job that waits says why, on its page and in its queue", async () => {
   await page.locator(".cell").nth(3).waitFor();
   service.run("cancel", holds);
   await page.getByText("waits", { exact: true }).waitFor({ state: "detached" });
+});
+
+/** A sweep whose trials report ten times a second. */
+const SWEEP = `version = 1
+name = "search"
+[program]
+command = ["sh", "-c", '''for i in 1 2 3 4 5 6; do phalanx report --step $i score=$(awk "BEGIN {{ print {x} * $i }}"); sleep 0.2; done''']
+[sweep]
+metric = "score"
+mode = "max"
+trials = 30
+concurrency = 3
+seed = 1
+[search]
+kind = "random"
+[params]
+x = { kind = "float", low = 0.1, high = 10.0, log = true }
+y = { kind = "float", low = 0.0, high = 1.0 }
+kind = { kind = "choice", values = ["a", "b"] }
+`;
+
+test("a sweep's charts and its table of trials move by the stream, and the table sorts", async () => {
+  const id = service.submitFile("search", SWEEP);
+  const page = await browser.open(`/sweeps/${id}`);
+  await page.getByRole("heading", { name: "search" }).waitFor();
+  const chart = page.locator("canvas").first();
+  await page.locator(".card").filter({ hasText: "Trials" }).locator("tbody tr").nth(3).waitFor();
+  const { width, height } = await chart.boundingBox();
+  assert.ok(width > 200 && height > 100, `${width} × ${height}`);
+  const picture = () => chart.evaluate((canvas) => canvas.toDataURL());
+  const table = page.getByRole("table", { name: "Trials of search" });
+  const before = [await picture(), await table.locator("tbody tr").count()];
+  let requests = 0;
+  page.on("request", () => requests++);
+  await page.waitForTimeout(5000);
+  assert.ok(requests <= 5, `${requests} requests in 5 s`);
+  assert.notEqual(await picture(), before[0], "the chart has moved");
+  assert.ok((await table.locator("tbody tr").count()) > before[1], "there are more trials");
+  service.run("wait", id);
+  await page.locator(".head").getByText("succeeded").waitFor();
+  const heads = await table.locator("th").allInnerTexts();
+  const at = heads.indexOf("score");
+  assert.ok(at >= 0 && heads.includes("x") && heads.includes("kind"), heads.join());
+  const column = async () => (await table.locator(`tbody td:nth-child(${at + 1})`).allInnerTexts()).map(Number);
+  const head = table.locator("th").nth(at);
+  await head.click();
+  const once = await column();
+  await head.click();
+  const twice = await column();
+  assert.equal(once.length, 30);
+  assert.deepEqual(twice, [...once].reverse());
+  assert.deepEqual(twice, [...twice].sort((a, b) => (twice[0] > twice[29] ? b - a : a - b)));
+  await page.locator(".importance li").nth(2).waitFor();
+  assert.match(await page.locator(".importance li").first().innerText(), /^x/);
+  await page.goto(service.url("/sweeps"));
+  await page.getByRole("row").filter({ hasText: "search" }).getByText("succeeded").waitFor();
 });
 
 test("curves of several jobs are compared, on a log scale and smoothed, by an address that can be sent on", async () => {

@@ -1,4 +1,4 @@
-//! Nodes and queues as pages see them, reckoned once for all who look.
+//! Nodes, queues and the newest sweeps as pages see them, reckoned once for all who look.
 
 use crate::convert;
 use phalanx_api::json;
@@ -14,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 const AGE: Duration = Duration::from_secs(1);
 /// Between two looks, however much changes.
 const GAP: Duration = Duration::from_millis(100);
+/// Sweeps that are shown; older ones are asked for.
+const SWEEPS: u32 = 100;
 
 /// A document, the same for everybody; empty before the first look.
 pub(super) type Shown = Arc<str>;
@@ -24,12 +26,13 @@ pub(super) struct Board {
     handle: Handle,
     nodes: watch::Sender<Shown>,
     queues: watch::Sender<Shown>,
+    sweeps: watch::Sender<Shown>,
 }
 
 impl Board {
     pub(super) fn new(handle: Handle) -> Board {
         let empty = || watch::channel(Shown::from("")).0;
-        Board { handle, nodes: empty(), queues: empty() }
+        Board { handle, nodes: empty(), queues: empty(), sweeps: empty() }
     }
 
     /// All nodes, now and whenever they change.
@@ -43,6 +46,13 @@ impl Board {
     pub(super) async fn queues(&self) -> Result<watch::Receiver<Shown>, Error> {
         let receiver = self.queues.subscribe();
         self.look_at_queues().await?;
+        Ok(receiver)
+    }
+
+    /// The newest sweeps, now and whenever one of them changes.
+    pub(super) async fn sweeps(&self) -> Result<watch::Receiver<Shown>, Error> {
+        let receiver = self.sweeps.subscribe();
+        self.look_at_sweeps().await?;
         Ok(receiver)
     }
 
@@ -61,6 +71,9 @@ impl Board {
             if self.queues.receiver_count() > 0 {
                 let _ = self.look_at_queues().await;
             }
+            if self.sweeps.receiver_count() > 0 {
+                let _ = self.look_at_sweeps().await;
+            }
             tokio::time::sleep(GAP).await;
         }
     }
@@ -76,6 +89,13 @@ impl Board {
         let queues = self.handle.queues().await?.into_iter();
         let queues: Vec<Value> = queues.map(|queue| json::queue(&convert::queue(queue))).collect();
         show(&self.queues, &json!({ "queues": queues }));
+        Ok(())
+    }
+
+    async fn look_at_sweeps(&self) -> Result<(), Error> {
+        let sweeps = self.handle.sweeps(None, SWEEPS).await?;
+        let sweeps: Vec<Value> = sweeps.iter().map(|sweep| json::sweep(&sweep.into())).collect();
+        show(&self.sweeps, &json!({ "sweeps": sweeps }));
         Ok(())
     }
 }

@@ -12,11 +12,13 @@ mod login;
 mod openapi;
 mod params;
 mod problem;
+mod sweeps;
 
 use crate::auth::Tokens;
 use crate::cluster::Cluster;
 use crate::jobs::Jobs;
 use crate::metrics::Metrics;
+use crate::sweeps::Sweeps;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
@@ -124,6 +126,9 @@ impl Face {
             .route("/jobs/{id}/logs", get(jobs::logs))
             .route("/jobs/{id}/spec", get(jobs::spec))
             .route("/jobs/{id}/metrics", get(jobs::metrics))
+            .route("/sweeps", get(sweeps::list).post(sweeps::create))
+            .route("/sweeps/{id}", get(sweeps::get).post(sweeps::change))
+            .route("/sweeps/{id}/trials", get(sweeps::trials))
             .route("/nodes", get(cluster::nodes))
             .route("/queues", get(cluster::queues))
             .route("/status", get(cluster::status))
@@ -153,6 +158,10 @@ impl Face {
     /// The services of gRPC, called without a network.
     fn jobs(&self) -> Jobs {
         Jobs { handle: self.handle.clone(), shutdown: self.shutdown.clone() }
+    }
+
+    fn sweeps(&self) -> Sweeps {
+        Sweeps { handle: self.handle.clone(), shutdown: self.shutdown.clone() }
     }
 
     fn cluster(&self) -> Cluster {

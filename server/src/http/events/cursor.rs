@@ -1,6 +1,6 @@
 //! What a stream is about, and how far its reader has got with each part of it.
 
-use phalanx_core::JobId;
+use phalanx_core::{JobId, SweepId};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -17,8 +17,12 @@ pub(crate) enum Topic {
     Nodes,
     /// All queues, whenever they change.
     Queues,
+    /// The newest sweeps, whenever one of them changes.
+    Sweeps,
     /// Every change of one job.
     Job(JobId),
+    /// Every change of one sweep and its trials.
+    Sweep(SweepId),
     /// The log of a job.
     Logs(JobId),
     /// The metrics of a job.
@@ -29,7 +33,9 @@ pub(crate) enum Topic {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unread {
     /// No topic.
-    #[error("`{0}` is nothing to watch; there is jobs, nodes, queues, job:ID, logs:ID and metrics:ID")]
+    #[error(
+        "`{0}` is nothing to watch; there is jobs, nodes, queues, sweeps, job:ID, sweep:ID, logs:ID and metrics:ID"
+    )]
     Topic(String),
     /// No cursor.
     #[error("it is not the id of an event of this service; leave it out to start afresh")]
@@ -41,8 +47,13 @@ impl Topic {
     pub(super) fn job(&self) -> Option<JobId> {
         match self {
             Topic::Job(id) | Topic::Logs(id) | Topic::Metrics(id) => Some(*id),
-            Topic::Jobs | Topic::Nodes | Topic::Queues => None,
+            Topic::Jobs | Topic::Nodes | Topic::Queues | Topic::Sweeps | Topic::Sweep(_) => None,
         }
+    }
+
+    /// The sweep it is about, which has to be there.
+    pub(super) fn sweep(&self) -> Option<SweepId> {
+        if let Topic::Sweep(id) = self { Some(*id) } else { None }
     }
 }
 
@@ -52,7 +63,9 @@ impl fmt::Display for Topic {
             Topic::Jobs => f.write_str("jobs"),
             Topic::Nodes => f.write_str("nodes"),
             Topic::Queues => f.write_str("queues"),
+            Topic::Sweeps => f.write_str("sweeps"),
             Topic::Job(id) => write!(f, "job:{id}"),
+            Topic::Sweep(id) => write!(f, "sweep:{id}"),
             Topic::Logs(id) => write!(f, "logs:{id}"),
             Topic::Metrics(id) => write!(f, "metrics:{id}"),
         }
@@ -69,9 +82,13 @@ impl FromStr for Topic {
                 "jobs" => Topic::Jobs,
                 "nodes" => Topic::Nodes,
                 "queues" => Topic::Queues,
+                "sweeps" => Topic::Sweeps,
                 _ => return Err(unread()),
             },
             Some((kind, id)) => {
+                if kind == "sweep" {
+                    return id.parse().map(Topic::Sweep).map_err(|_| unread());
+                }
                 let id = id.parse().map_err(|_| unread())?;
                 match kind {
                     "job" => Topic::Job(id),
@@ -137,10 +154,10 @@ mod tests {
 
     #[test]
     fn topics_and_cursors_read_back_and_nothing_else_does() {
-        for text in ["jobs", "nodes", "queues", "job:j1", "logs:j20", "metrics:j3"] {
+        for text in ["jobs", "nodes", "queues", "sweeps", "sweep:s2", "job:j1", "logs:j20", "metrics:j3"] {
             assert_eq!(text.parse::<Topic>().unwrap().to_string(), text);
         }
-        for text in ["", "job", "jobs:j1", "logs:1", "logs:", "sweeps", "logs:j1:2", "ä"] {
+        for text in ["", "job", "jobs:j1", "logs:1", "logs:", "sweep:j1", "logs:j1:2", "ä"] {
             assert!(text.parse::<Topic>().is_err(), "{text}");
         }
         let cursor: Cursor = "jobs=12,logs:j1=400".parse().unwrap();

@@ -11,7 +11,7 @@ mod topics;
 pub(super) use curves::curves;
 
 use super::params::Params;
-use super::{Answer, Face, jobs};
+use super::{Answer, Face, jobs, sweeps};
 use crate::status;
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
@@ -48,6 +48,9 @@ pub(super) async fn stream(State(face): State<Face>, headers: HeaderMap, uri: Ur
     for topic in &topics {
         if let Some(job) = topic.job() {
             jobs::existing(&face, &job.to_string()).await?;
+        }
+        if let Some(sweep) = topic.sweep() {
+            sweeps::existing(&face, sweep).await?;
         }
     }
     let points = points(&params)?.unwrap_or(POINTS);

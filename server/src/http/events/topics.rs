@@ -1,16 +1,16 @@
 //! One topic of a stream: what is there is read, then the next is waited for. A reader keeps nothing here but its place.
 
 use super::super::board::{Board, Shown};
-use super::super::problem;
+use super::super::{problem, sweeps};
 use super::cursor::Topic;
 use super::curves;
 use crate::{convert, status};
 use futures_util::StreamExt;
 use phalanx_api::json;
 use phalanx_api::v1 as pb;
-use phalanx_core::JobId;
+use phalanx_core::{JobId, SweepId};
 use phalanx_runtime::Error;
-use phalanx_runtime::service::{Handle, Query};
+use phalanx_runtime::service::{Handle, Query, SweepChange};
 use phalanx_runtime::store::LogRow;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -79,6 +79,11 @@ impl Watch {
                 Ok(shown) => self.board(&topic, "queues", shown).await,
                 Err(error) => Err(error.into()),
             },
+            Topic::Sweeps => match self.board.sweeps().await {
+                Ok(shown) => self.board(&topic, "sweeps", shown).await,
+                Err(error) => Err(error.into()),
+            },
+            Topic::Sweep(id) => self.sweep(&topic, *id, from).await,
             Topic::Logs(id) => self.lines(&topic, *id, from).await,
             Topic::Metrics(id) => self.curves(&topic, *id, from).await,
         };
@@ -172,6 +177,22 @@ impl Watch {
                 changed = shown.changed() => if changed.is_err() { return Ok(()) },
                 () = self.to.closed() => return Err(End::Gone),
             }
+        }
+    }
+
+    /// A sweep with its trials from the first one on, and then whatever changes.
+    async fn sweep(&self, topic: &Topic, id: SweepId, from: Option<u64>) -> Result<(), End> {
+        let mut changes = self.handle.sweep_changes(id, from.unwrap_or(0));
+        loop {
+            let change = tokio::select! {
+                change = changes.next() => change,
+                () = self.to.closed() => return Err(End::Gone),
+            };
+            let Some(change) = change else { return Ok(()) };
+            let SweepChange { seq, sweep, trials } = change?;
+            let trials: Vec<pb::Trial> = trials.iter().map(Into::into).collect();
+            let data = sweeps::change_of(seq, &(&sweep).into(), &trials);
+            self.tell(topic, "sweep", &data, Some(seq)).await?;
         }
     }
 
