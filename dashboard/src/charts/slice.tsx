@@ -1,4 +1,4 @@
-// Slices: the outcome over each parameter alone; newer trials are darker, so that one sees where the search went.
+// Slices: the outcome over each parameter alone; newer trials stand out, so that one sees where the search went.
 import { useCallback } from "preact/hooks";
 import { type Trial, real } from "../api/types";
 import { type Scale, at, hasValue, place } from "../math/space";
@@ -40,7 +40,7 @@ function paint({ context, width, height }: Pen, trials: Trial[], scale: Scale, b
   const pad = (high - low || 1) * 0.08;
   const choices = scale.kind === "choice" ? scale.values.length : 0;
   const inner = width - MARGIN.left - MARGIN.right;
-  const px = (x: number, n: number) => MARGIN.left + 6 + (choices ? ((x * (choices - 1) + 0.5 + shake(n) * 0.5) / choices) * (inner - 12) : x * (inner - 12));
+  const px = (x: number, aside = 0) => MARGIN.left + 6 + (choices ? ((x * (choices - 1) + 0.5 + aside * 0.5) / choices) * (inner - 12) : x * (inner - 12));
   const py = (y: number) => MARGIN.top + (1 - Math.min(1, Math.max(0, (y - low + pad) / (high - low + 2 * pad)))) * (height - MARGIN.top - MARGIN.bottom);
   context.strokeStyle = line;
   context.fillStyle = muted;
@@ -59,17 +59,17 @@ function paint({ context, width, height }: Pen, trials: Trial[], scale: Scale, b
     context.globalAlpha = points.length > 1000 ? 0.5 : 0.85;
     context.fillStyle = point.n === best ? mark : ramp(0.2 + 0.7 * (point.n / last));
     context.beginPath();
-    context.arc(px(point.x, point.n), py(point.y), point.n === best ? size + 1.8 : size, 0, 7);
+    context.arc(px(point.x, shake(point.n)), py(point.y), point.n === best ? size + 1.8 : size, 0, 7);
     context.fill();
   }
   context.globalAlpha = 1;
 }
 
-function labels(context: CanvasRenderingContext2D, scale: Scale, width: number, height: number, px: (x: number, n: number) => number): void {
+function labels(context: CanvasRenderingContext2D, scale: Scale, width: number, height: number, px: (x: number) => number): void {
   if (scale.kind === "choice") {
     context.textAlign = "center";
     const room = (width - MARGIN.left) / scale.values.length / 6.5;
-    scale.values.forEach((value, i) => context.fillText(value.slice(0, room), px(i / Math.max(1, scale.values.length - 1), 0) + 0, height - 7));
+    scale.values.forEach((value, i) => context.fillText(value.slice(0, room), px(i / Math.max(1, scale.values.length - 1)), height - 7));
     return;
   }
   context.textAlign = "left";

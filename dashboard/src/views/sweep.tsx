@@ -77,7 +77,7 @@ export function SweepView({ id }: { id: string }) {
       <Card title="Parallel coordinates">
         <Parallel trials={settled} scales={space} metric={metric} max={max} />
       </Card>
-      <Card title="Slices" note={`${metric} over each parameter; later trials are darker`}>
+      <Card title="Slices" note={`${metric} over each parameter; later trials stand out`}>
         <div class="slices">
           {space.map((scale) => (
             <Slice key={scale.name} trials={settled} scale={scale} best={sweep.best ? int(sweep.best.number) : undefined} />
