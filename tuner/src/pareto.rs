@@ -61,20 +61,34 @@ pub(crate) fn crowding(front: &[&[f64]]) -> Vec<f64> {
 }
 
 /// The volume that points dominate up to a reference; those that are not better than it in every loss add nothing.
+///
+/// The work grows with the points to the power of one less than the losses: see [`hypervolume_steps`].
 pub fn hypervolume(points: &[Vec<f64>], reference: &[f64]) -> f64 {
     let inside = |point: &&Vec<f64>| point.iter().zip(reference).all(|(loss, end)| loss < end);
     volume(points.iter().filter(inside).cloned().collect(), reference)
 }
 
+/// About how many steps the hypervolume of so many points takes.
+pub fn hypervolume_steps(points: usize, losses: usize) -> f64 {
+    (points as f64).powi(losses.saturating_sub(1).max(1) as i32)
+}
+
 fn volume(mut points: Vec<Vec<f64>>, reference: &[f64]) -> f64 {
+    let Some(last) = reference.len().checked_sub(1) else { return 0.0 };
     points.sort_by(|a, b| compare(a, b));
-    if reference.len() == 2 {
+    if last == 0 {
+        return points.first().map_or(0.0, |best| reference[0] - best[0]);
+    }
+    if last == 1 {
         return volume_of_two(&points, reference);
     }
-    let front = without_dominated(points);
+    let mut front = without_dominated(points);
+    // With the worst of the last loss first, what comes after a point takes all of its depth: one loss less is left.
+    front.sort_by(|a, b| b[last].total_cmp(&a[last]).then_with(|| compare(a, b)));
     let exclusive = |(at, point): (usize, &Vec<f64>)| {
-        let rest = front[at + 1..].iter().map(|other| worse_of(point, other)).collect::<Vec<Vec<f64>>>();
-        box_of(point, reference) - if rest.is_empty() { 0.0 } else { volume(rest, reference) }
+        let (point, depth) = (&point[..last], reference[last] - point[last]);
+        let shared = front[at + 1..].iter().map(|other| worse_of(point, &other[..last])).collect();
+        depth * (box_of(point, &reference[..last]) - volume(shared, &reference[..last]))
     };
     front.iter().enumerate().map(exclusive).sum()
 }

@@ -99,9 +99,9 @@ fn front(study: &Study) -> Vec<Value> {
 }
 
 fn best(study: &Study) -> Value {
-    match study.hypervolume() {
-        Some(volume) => json!({ "front": front(study), "hypervolume": Metric(volume) }),
-        None => json!({ "best": study.best().map(|trial| described(trial, false)) }),
+    match study.has_several_objectives() {
+        true => json!({ "front": front(study), "hypervolume": study.hypervolume().map(Metric) }),
+        false => json!({ "best": study.best().map(|trial| described(trial, false)) }),
     }
 }
 

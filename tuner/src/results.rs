@@ -4,6 +4,9 @@ use crate::pareto;
 use crate::trial::{Trial, TrialState};
 use phalanx_core::spec::Objective;
 
+/// Steps of a hypervolume that somebody waits for: some seconds.
+const MOST_STEPS: f64 = 1e9;
+
 /// Numbers of the best trials so far.
 #[derive(Debug, Default)]
 pub(crate) struct Results {
@@ -43,8 +46,11 @@ impl Results {
     }
 
     /// The volume that the front takes up to each objective's reference: the one given, or the worst loss of the
-    /// complete trials.
-    pub(crate) fn hypervolume(&self, trials: &[Trial], objectives: &[Objective]) -> f64 {
+    /// complete trials. `None` where it would take too long to compute.
+    pub(crate) fn hypervolume(&self, trials: &[Trial], objectives: &[Objective]) -> Option<f64> {
+        if pareto::hypervolume_steps(self.front.len(), objectives.len()) > MOST_STEPS {
+            return None;
+        }
         let complete = || trials.iter().filter(|trial| trial.state == TrialState::Complete);
         let worst = |at: usize| {
             let losses = complete().map(|trial| trial.losses(objectives)[at]).filter(|loss| loss.is_finite());
@@ -60,6 +66,6 @@ impl Results {
             .collect();
         let front: Vec<Vec<f64>> =
             self.front.iter().map(|number| trials[*number as usize].losses(objectives)).collect();
-        pareto::hypervolume(&front, &reference)
+        Some(pareto::hypervolume(&front, &reference))
     }
 }

@@ -242,9 +242,12 @@ impl Study {
         self.results.front().iter().map(|number| &self.trials()[*number as usize])
     }
 
-    /// How much of the space of several objectives the front takes, up to their references.
+    /// How much of the space of several objectives the front takes, up to their references; `None` for one objective, and
+    /// where there are so many that it would take too long to compute.
     pub fn hypervolume(&self) -> Option<f64> {
-        self.has_several_objectives().then(|| self.results.hypervolume(self.trials(), self.objectives()))
+        self.has_several_objectives()
+            .then(|| self.results.hypervolume(self.trials(), self.objectives()))
+            .flatten()
     }
 
     /// How much each searched parameter matters for being among the best tenth, the most important first; the shares

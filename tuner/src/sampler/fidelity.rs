@@ -97,3 +97,60 @@ fn at_step(view: &View<'_>, trial: &Trial, step: u64) -> Option<f64> {
     };
     Some(loss(view.objectives[0].mode, value))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Origin;
+    use crate::space::Space;
+    use crate::space::tests::sweep;
+    use phalanx_core::spec::Params;
+
+    /// A trial whose loss falls by 1/step from where it ends.
+    fn trial(number: usize, state: TrialState, last: u64, end: f64) -> Trial {
+        let mut trial = Trial::new(number, number as u64, Origin::Random, Params::new(), vec![Some(0.5)]);
+        trial.state = state;
+        trial.reports = (1..=last).map(|step| (step, end + 1.0 / step as f64)).collect();
+        if state == TrialState::Complete {
+            trial.values = vec![end + 1.0 / last as f64];
+        }
+        trial
+    }
+
+    fn level_of(trials: &[Trial], dims: usize) -> (Option<u64>, Vec<f64>) {
+        let spec = sweep(
+            "[stopping]\nkind = \"asha\"\nmax = 27\n[params]\nx = { kind = \"float\", low = 0, high = 1 }\n",
+        );
+        let space = Space::new(&spec.params);
+        let view = View {
+            space: &space,
+            trials,
+            known: 0,
+            objectives: &spec.objectives,
+            constraints: &[],
+            stopping: &spec.stopping,
+            seed: 0,
+        };
+        let level = Level::of(&view, dims);
+        (level.step, trials.iter().map(|trial| level.loss(&view, trial)).collect())
+    }
+
+    #[test]
+    fn trials_are_compared_at_the_highest_rung_that_enough_have_reached() {
+        let mut trials: Vec<Trial> = (0..6).map(|at| trial(at, TrialState::Stopped, 1, at as f64)).collect();
+        assert_eq!(level_of(&trials, 2).0, Some(1));
+        trials.extend((6..9).map(|at| trial(at, TrialState::Stopped, 3, 0.5)));
+        // Three of four that are needed: the first rung still, where all of them are.
+        let (step, losses) = level_of(&trials, 2);
+        assert_eq!((step, losses[8]), (Some(1), 1.5));
+        trials.push(trial(9, TrialState::Complete, 27, 0.0));
+        let (step, losses) = level_of(&trials, 2);
+        assert_eq!((step, losses[9]), (Some(3), 1.0 / 3.0));
+        // One that did not get so far: as much as those that did have fallen since.
+        assert!((losses[2] - (3.0 - 2.0 / 3.0)).abs() < 1e-12, "{}", losses[2]);
+        trials.extend((10..13).map(|at| trial(at, TrialState::Complete, 27, 0.1)));
+        assert_eq!(level_of(&trials, 2).0, None);
+        trials.push(trial(13, TrialState::Failed, 0, 0.0));
+        assert_eq!(level_of(&trials, 2).1[13], f64::INFINITY);
+    }
+}

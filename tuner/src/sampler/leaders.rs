@@ -10,6 +10,9 @@ const MOST: usize = 4 * MAX_GOOD;
 /// … and of a front that is too large by itself the least crowded so many stay.
 const KEPT: usize = 2 * MAX_GOOD;
 
+/// With more losses than these, hypervolumes are too dear to choose by, and distances take their place.
+const HYPERVOLUME_LOSSES: usize = 3;
+
 /// Trials by their places among all that are known, with their losses.
 #[derive(Default)]
 pub(super) struct Leaders(Vec<(usize, Vec<f64>)>);
@@ -32,19 +35,19 @@ impl Leaders {
         let mut kept: Vec<usize> = fronts.whole(MAX_GOOD);
         if kept.len() < MAX_GOOD {
             let next = fronts.0.get(fronts.count_within(MAX_GOOD)).cloned().unwrap_or_default();
-            kept.extend(self.least_crowded(next));
+            kept.extend(self.least_crowded(next, KEPT));
         }
         kept.sort_unstable();
         self.0 = kept.into_iter().map(|at| self.0[at].clone()).collect();
     }
 
-    fn least_crowded(&self, mut front: Vec<usize>) -> Vec<usize> {
-        if front.len() > KEPT {
+    fn least_crowded(&self, mut front: Vec<usize>, most: usize) -> Vec<usize> {
+        if front.len() > most {
             let losses: Vec<&[f64]> = front.iter().map(|at| self.0[*at].1.as_slice()).collect();
             let distances = pareto::crowding(&losses);
             let mut order: Vec<usize> = (0..front.len()).collect();
             order.sort_by(|a, b| distances[*b].total_cmp(&distances[*a]).then(a.cmp(b)));
-            front = order[..KEPT].iter().map(|at| front[*at]).collect();
+            front = order[..most].iter().map(|at| front[*at]).collect();
         }
         front
     }
@@ -56,13 +59,13 @@ impl Leaders {
         let mut good = fronts.whole(count);
         if let Some(next) = fronts.0.get(fronts.count_within(count)).filter(|_| good.len() < count) {
             let points: Vec<Vec<f64>> = next.iter().map(|at| losses[*at].clone()).collect();
-            let reference = pareto::reference_of(&points);
-            let chosen = if reference.iter().all(|end| end.is_finite()) {
-                pareto::subset(&points, count - good.len(), &reference)
+            let (reference, missing) = (pareto::reference_of(&points), count - good.len());
+            let sound = reference.len() <= HYPERVOLUME_LOSSES && reference.iter().all(|end| end.is_finite());
+            if sound {
+                good.extend(pareto::subset(&points, missing, &reference).into_iter().map(|at| next[at]));
             } else {
-                (0..(count - good.len()).min(points.len())).collect()
-            };
-            good.extend(chosen.into_iter().map(|at| next[at]));
+                good.extend(self.least_crowded(next.clone(), missing));
+            }
         }
         good.into_iter().map(|at| self.0[at].0).collect()
     }
@@ -152,6 +155,15 @@ mod tests {
             all
         });
         assert_eq!(kept.best(MAX_GOOD).len(), MAX_GOOD);
+    }
+
+    #[test]
+    fn many_losses_are_chosen_by_distance() {
+        let unit = |at: u32, dim: u32| f64::from(at * (dim * 37 + 11) % 101) / 101.0;
+        let losses: Vec<Vec<f64>> = (0..300).map(|at| (0..8).map(|dim| unit(at, dim)).collect()).collect();
+        let mut found = best(&leaders(&losses), 30);
+        found.dedup();
+        assert_eq!(found.len(), 30);
     }
 
     #[test]
