@@ -93,6 +93,21 @@ fn every_command_of_the_guide_to_sweeps_works() {
     assert!(guide.contains(&format!("```toml\n{sweep}```")), "the guide shows another sweep.toml");
 }
 
+#[test]
+fn every_command_of_the_guide_to_tuning_works() {
+    let guide = fs::read_to_string(root().join("docs/tuning.md")).unwrap();
+    let blocks = blocks(&guide);
+    assert!(blocks.len() > 1 && blocks.iter().all(|block| block.mark.is_some()), "every block is executed");
+    tour("docs/tuning.md", &blocks);
+    for picture in guide.lines().filter_map(|line| line.split_once("](pictures/")) {
+        let name = picture.1.trim_end_matches(')');
+        assert!(
+            root().join("docs/pictures").join(name).exists(),
+            "the guide shows {name}, which is not there"
+        );
+    }
+}
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
