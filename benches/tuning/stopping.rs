@@ -153,17 +153,19 @@ impl Run {
     }
 }
 
-/// Which curves go on: all of one search, those that were run to their ends in colour.
+/// Which curves go on: all of one search, the best of those that were run to their ends in colour.
 fn draw_decisions(options: &Options) {
     for (rule, title) in [("asha", "asha, mode = stop"), ("promote", "asha, mode = promote")] {
-        let run = Run::whole(Family::Curves, rule, 0);
-        let (whole, cut): (Vec<_>, Vec<_>) =
-            run.curves.into_iter().partition(|curve| curve.last().is_some_and(|(epoch, _)| *epoch == 81.0));
-        let name = |at: usize| if at == 0 { "run to the end".to_owned() } else { "also".to_owned() };
-        let cut = cut.into_iter().map(|points| Line { name: String::new(), points });
-        let whole = whole.into_iter().enumerate().map(|(at, points)| Line { name: name(at), points });
+        let mut run = Run::whole(Family::Curves, rule, 0);
+        let end = |curve: &Vec<(f64, f64)>| match curve.last() {
+            Some((epoch, loss)) if *epoch == Curve::EPOCHS as f64 => *loss,
+            _ => f64::INFINITY,
+        };
+        run.curves.sort_by(|a, b| end(b).total_cmp(&end(a)));
+        let best = run.curves.pop().unwrap_or_default();
+        let others = run.curves.into_iter().map(|points| Line { name: String::new(), points });
+        let lines = others.chain([Line { name: "the best of all".to_owned(), points: best }]).collect();
         let title = format!("{title}: {} epochs of {}", run.epochs, CURVES * Curve::EPOCHS);
-        let lines = cut.chain(whole.take(1)).collect();
         let chart = Chart { title: &title, x: "epoch", y: "loss", log: (true, false), lines };
         options.draw(&format!("curves-{rule}"), &chart);
     }

@@ -270,6 +270,7 @@ fn numbers(kind: &str, spec: &Yaml, name: &str, notes: &mut Notes) -> Result<Val
         None => (kind, None),
     };
     let mut cut = |low: f64, high: f64, log: bool| {
+        let (low, high) = (tidy(low), tidy(high));
         notes.add(format!("`{name}`: `{kind}` becomes an even range from {low} to {high}"));
         (low, high, log)
     };
@@ -313,6 +314,11 @@ fn numbers(kind: &str, spec: &Yaml, name: &str, notes: &mut Notes) -> Result<Val
         entries.insert("log", true.into());
     }
     Ok(range)
+}
+
+/// Without the digits that only rounding has made.
+fn tidy(number: f64) -> f64 {
+    format!("{number:.12e}").parse().unwrap_or(number)
 }
 
 fn table<const N: usize>(entries: [(&str, Value); N]) -> Table {
@@ -376,7 +382,7 @@ parameters:
   momentum: { min: 0.5, max: 0.99 }
   opt: { values: [sgd, adamw, true, 3, 0.5] }
   epochs: { value: 10 }
-  noise: { distribution: normal, mu: 1.0, sigma: 0.5 }
+  noise: { distribution: normal, mu: 0.0, sigma: 0.1 }
   model:
     parameters:
       width: { distribution: q_log_uniform_values, min: 16, max: 512, q: 16 }
@@ -402,7 +408,7 @@ project: p
         assert_eq!(*param(&spec, "layers"), Domain::Int { low: 1, high: 8, log: false, step: 1 });
         assert_eq!(*param(&spec, "dropout"), float(0.1, 0.5, false, Some(0.1)));
         assert_eq!(*param(&spec, "momentum"), float(0.5, 0.99, false, None));
-        assert_eq!(*param(&spec, "noise"), float(-0.5, 2.5, false, None));
+        assert_eq!(*param(&spec, "noise"), float(-0.3, 0.3, false, None));
         assert_eq!(*param(&spec, "model.width"), float(16.0, 512.0, true, Some(16.0)));
         assert_eq!(*param(&spec, "epochs"), Domain::Fixed { value: ParamValue::Int(10) });
         assert_eq!(param(&spec, "opt").count(), Some(5));
