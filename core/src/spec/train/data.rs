@@ -167,11 +167,13 @@ pub(super) fn read(table: Table<'_>) -> Option<DataSpec> {
         }
         Kind::Safetensors => {
             table.require("target", "target = \"labels\"");
-            read_array(&table).map(DataSpec::Safetensors)
+            let features = table.text("features");
+            read_array(&table).map(|data| DataSpec::Safetensors(ArrayData { features, ..data }))
         }
     };
     if let Some(data) = &data {
         check_shares(&table, data);
+        check_files(&table, data);
     }
     table.finish();
     data
@@ -203,8 +205,11 @@ fn read_table(table: &Table<'_>) -> Option<TableData> {
         path: path?,
         target: target?,
     };
-    if data.text.is_some() && data.shape.is_some() {
-        table.problem(table.span_of("shape"), "`train.data` has both `text` and `shape`; keep one");
+    for key in ["shape", "normalize", "memory"] {
+        if data.text.is_some() && table.has(key) {
+            let message = format!("`{}` says nothing of a column of text", table.path_of(key));
+            table.problem_with_help(table.span_of(key), message, "leave it out, or take `text` out");
+        }
     }
     Some(data)
 }
@@ -253,7 +258,7 @@ fn read_text(table: &Table<'_>) -> Option<TextData> {
 fn read_array(table: &Table<'_>) -> Option<ArrayData> {
     Some(ArrayData {
         target: table.text("target"),
-        features: table.text("features"),
+        features: None,
         validation: read_held_out(table, "validation"),
         test: read_held_out(table, "test"),
         normalize: table.boolean("normalize").unwrap_or(true),
@@ -313,5 +318,26 @@ fn check_shares(table: &Table<'_>, data: &DataSpec) {
         let message =
             format!("`train.data` holds out {held_out} of the samples, which leaves nothing to train on");
         table.problem(table.span_of("test"), message);
+    }
+}
+
+/// Files held out must be of the training file's form: two where samples and targets are apart, one where they are not.
+fn check_files(table: &Table<'_>, data: &DataSpec) {
+    let apart = match data {
+        DataSpec::Npy(_) => true,
+        DataSpec::Images(data) => data.target.is_some(),
+        _ => false,
+    };
+    for (key, held_out) in ["validation", "test"].into_iter().zip(data.held_out()) {
+        let (problem, help) = match held_out {
+            Some(HeldOut::File(_)) if apart => {
+                ("names samples and no targets", "write `{ path = \"…\", target = \"…\" }`")
+            }
+            Some(HeldOut::Files { .. }) if !apart => {
+                ("names a file of targets, which this kind of data has inside", "name the one file alone")
+            }
+            _ => continue,
+        };
+        table.problem_with_help(table.span_of(key), format!("`{}` {problem}", table.path_of(key)), help);
     }
 }

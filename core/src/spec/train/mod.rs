@@ -412,6 +412,26 @@ mod tests {
                 "without `tokenizer = \"bpe\"`",
             ),
             (linear, "data = { kind = \"npy\", path = \"a.npy\" }", "`train.data.target` is missing"),
+            (
+                linear,
+                "data = { kind = \"npy\", path = \"a\", target = \"b\", validation = \"c\" }",
+                "`train.data.validation` names samples and no targets",
+            ),
+            (
+                linear,
+                "data = { kind = \"csv\", path = \"a\", target = \"y\", test = { path = \"b\", target = \"c\" } }",
+                "`train.data.test` names a file of targets, which this kind of data has inside",
+            ),
+            (
+                linear,
+                "data = { kind = \"npy\", path = \"a\", target = \"b\", features = \"c\" }",
+                "unknown key `features`",
+            ),
+            (
+                "model = { kind = \"transformer\" }",
+                "data = { kind = \"csv\", path = \"a\", target = \"y\", text = \"x\", normalize = true }",
+                "`train.data.normalize` says nothing of a column of text",
+            ),
         ] {
             refused(&format!("{model}\n{data}"), expected);
         }
