@@ -127,46 +127,26 @@ impl Writer {
         Writer { jobs, done, spare, latest: None }
     }
 
-    /// Copies the run and has the copy written. Waits first for a checkpoint still under way.
+    /// Copies the run and has the copy written; `fill` puts all of a slot's values, by its number, where it is told. Waits
+    /// first for a checkpoint still under way.
     pub(crate) fn write(
         &mut self,
         state: State,
         parameters: &[f32],
-        optimizer: &Optimizer,
+        fill: impl Fn(usize, &mut [f32]),
     ) -> Result<(), Error> {
         self.finish()?;
         let Some(mut snapshot) = self.spare.take() else { unreachable!("no checkpoint is under way") };
+        snapshot.state = state;
         snapshot.parameters.copy_from_slice(parameters);
         for (at, (_, values)) in snapshot.slots.iter_mut().enumerate() {
-            optimizer.spread(at, values);
+            fill(at, values);
         }
-        self.send(state, snapshot);
-        Ok(())
-    }
-
-    /// The same where the optimizer's state is shared out: `whole` has all of each slot.
-    pub(crate) fn write_whole(
-        &mut self,
-        state: State,
-        parameters: &[f32],
-        whole: Vec<Vec<f32>>,
-    ) -> Result<(), Error> {
-        self.finish()?;
-        let Some(mut snapshot) = self.spare.take() else { unreachable!("no checkpoint is under way") };
-        snapshot.parameters.copy_from_slice(parameters);
-        for ((_, values), whole) in snapshot.slots.iter_mut().zip(whole) {
-            *values = whole;
-        }
-        self.send(state, snapshot);
-        Ok(())
-    }
-
-    fn send(&mut self, state: State, mut snapshot: Snapshot) {
-        snapshot.state = state;
         self.latest = Some(snapshot.state.position.step);
         // The thread only ends when this writer is gone.
         let sent = self.jobs.send(snapshot);
         assert!(sent.is_ok(), "the checkpoint thread ended early");
+        Ok(())
     }
 
     /// Waits until the checkpoint under way, if any, is durable.

@@ -362,9 +362,10 @@ impl<'a> Run<'a> {
         }
         // The agent ranks checkpoints by their metrics, so these go first.
         self.reporter.flush()?;
+        let parameters = self.model.parameters();
         match whole {
-            Some(whole) => writer.write_whole(state, self.model.parameters(), whole),
-            None => writer.write(state, self.model.parameters(), &self.optimizer),
+            Some(whole) => writer.write(state, parameters, |at, values| values.copy_from_slice(&whole[at])),
+            None => writer.write(state, parameters, |at, values| self.optimizer.spread(at, values)),
         }
     }
 
@@ -393,7 +394,8 @@ impl<'a> Run<'a> {
         if let Some(writer) = &mut self.checkpoints {
             writer.finish()?;
         }
-        if let Some(path) = self.train.export.as_ref().map(|path| self.spec.base_dir.join(path)) {
+        let export = self.train.export.as_ref().filter(|_| !stopped);
+        if let Some(path) = export.map(|path| self.spec.base_dir.join(path)) {
             self.export(&path)?;
         }
         progress::end(&self, stopped);
