@@ -1,7 +1,8 @@
-//! Our allreduce beside gloo's and the limit of the memory, in turn in one run.
+//! Our allreduce beside gloo's, OpenMPI's and the limit of the memory, in turn in one run.
 //!
-//! `cargo bench --bench allreduce [-- WORLD]`. gloo comes with PyTorch: the interpreter is `$PHALANX_PEERS` (a program, or a
-//! folder with `venv/bin/python` or `bin/python`), else a `python3` that can import it.
+//! `cargo bench --bench allreduce [-- [WORLD] [ROUNDS]]`. gloo comes with PyTorch: the interpreter is `$PHALANX_PEERS` (a
+//! program, or a folder with `venv/bin/python` or `bin/python`), else a `python3` that can import it. OpenMPI comes from
+//! `apt-get install openmpi-bin libopenmpi-dev`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,13 +14,31 @@ use phalanx_collective::bench::{self, DEFAULT_SIZES, Plan};
 type Failed = Box<dyn std::error::Error>;
 /// Microseconds by size.
 type Times = BTreeMap<usize, f64>;
+/// What one must be ahead of another by, at a size.
+type Goals = &'static [(usize, f64)];
 
-/// Rounds in which each is measured once.
+/// Rounds in which each is measured once, unless said otherwise.
 const ROUNDS: usize = 3;
-/// What shared memory must be ahead of gloo by, with two ranks.
-const GOALS: [(usize, f64); 4] = [(1 << 10, 30.0), (64 << 10, 15.0), (1 << 20, 5.0), (25 << 20, 5.0)];
-/// And TCP.
-const TCP_GOALS: [(usize, f64); 2] = [(64 << 10, 4.0), (25 << 20, 1.0)];
+const SIZES: [usize; 5] = [DEFAULT_SIZES[0], DEFAULT_SIZES[1], DEFAULT_SIZES[2], DEFAULT_SIZES[3], 100 << 20];
+
+/// (ranks, ours, peer) and the goals of the ratio of their times.
+const GOALS: &[(usize, &str, &str, Goals)] = &[
+    (
+        2,
+        "shm",
+        "gloo",
+        &[(1 << 10, 100.0), (64 << 10, 30.0), (1 << 20, 8.0), (25 << 20, 6.0), (100 << 20, 6.0)],
+    ),
+    (
+        2,
+        "shm",
+        "openmpi",
+        &[(1 << 10, 0.7), (64 << 10, 3.0), (1 << 20, 3.0), (25 << 20, 4.0), (100 << 20, 5.0)],
+    ),
+    (2, "shm", "limit", &[(1 << 20, 0.7), (25 << 20, 0.7), (100 << 20, 0.7)]),
+    (2, "tcp", "gloo", &[(64 << 10, 4.0), (25 << 20, 1.0), (100 << 20, 1.0)]),
+    (4, "shm", "openmpi", &[(1 << 20, 2.0)]),
+];
 
 fn main() -> Result<(), Failed> {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
@@ -29,30 +48,39 @@ fn main() -> Result<(), Failed> {
         return Ok(bench::work(task)?);
     }
     let world = args.first().map_or(Ok(2), |text| text.parse())?;
+    let rounds = args.get(1).map_or(Ok(ROUNDS), |text| text.parse())?;
     let python = find_python();
     if python.is_none() {
         println!(
             "gloo is absent: install PyTorch (apt-get install python3-torch) or set PHALANX_PEERS to its interpreter"
         );
     }
-    let mut rounds: BTreeMap<&str, Vec<Times>> = BTreeMap::new();
-    for _ in 0..ROUNDS {
-        rounds.entry("shm").or_default().push(ours(world, TransportChoice::Shm, false)?);
-        if let Some(python) = &python {
-            rounds.entry("gloo").or_default().push(gloo(python, world)?);
-        }
-        rounds.entry("tcp").or_default().push(ours(world, TransportChoice::Tcp, false)?);
-        rounds.entry("limit").or_default().push(ours(world, TransportChoice::Shm, true)?);
+    let folder = tempfile::tempdir()?;
+    let openmpi = compile_openmpi(folder.path());
+    if let Err(why) = &openmpi {
+        println!("OpenMPI is absent ({why}): apt-get install openmpi-bin libopenmpi-dev");
     }
-    print_table(world, &rounds);
+    let mut times: BTreeMap<&str, Vec<Times>> = BTreeMap::new();
+    for _ in 0..rounds {
+        times.entry("shm").or_default().push(ours(world, TransportChoice::Shm, false)?);
+        if let Some(python) = &python {
+            times.entry("gloo").or_default().push(gloo(python, world)?);
+        }
+        times.entry("tcp").or_default().push(ours(world, TransportChoice::Tcp, false)?);
+        if let Ok(program) = &openmpi {
+            times.entry("openmpi").or_default().push(mpi(program, world)?);
+        }
+        times.entry("limit").or_default().push(ours(world, TransportChoice::Shm, true)?);
+    }
+    print_table(world, rounds, &times);
     for transport in [TransportChoice::Shm, TransportChoice::Tcp] {
         let mut times = Vec::new();
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds {
             times.push(bench::death_us(world, transport, &worker)?);
         }
         times.sort_by(f64::total_cmp);
         let name = format!("{transport:?}").to_lowercase();
-        println!("death of a rank known to all over {name}: {:.0} us (goal: 10000 us)", times[ROUNDS / 2]);
+        println!("death of a rank known to all over {name}: {:.0} us (goal: 10000 us)", times[rounds / 2]);
     }
     Ok(())
 }
@@ -64,28 +92,52 @@ fn worker() -> Command {
 }
 
 fn ours(world: usize, transport: TransportChoice, unsynchronised: bool) -> Result<Times, Failed> {
-    let plan = Plan { world, transport, sizes: DEFAULT_SIZES.to_vec(), unsynchronised };
+    let plan = Plan { world, transport, sizes: SIZES.to_vec(), unsynchronised };
     let report = bench::run(&plan, &worker)?;
     Ok(report.results.into_iter().map(|m| (m.bytes, m.us)).collect())
 }
 
 fn gloo(python: &Path, world: usize) -> Result<Times, Failed> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/gloo_allreduce.py");
-    let sizes = DEFAULT_SIZES.map(|size| size.to_string());
-    let output = Command::new(python)
-        .arg(script)
-        .arg(world.to_string())
-        .args(sizes)
-        .stderr(Stdio::inherit())
-        .output()?;
+    let mut command = Command::new(python);
+    command.arg(script).arg(world.to_string()).args(SIZES.map(|size| size.to_string()));
+    times_of("gloo", &mut command)
+}
+
+fn compile_openmpi(folder: &Path) -> Result<PathBuf, Failed> {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/mpi_allreduce.c");
+    let program = folder.join("mpi_allreduce");
+    let status = Command::new("mpicc").args(["-O3", "-o"]).arg(&program).arg(source).status()?;
+    if status.success() { Ok(program) } else { Err(format!("mpicc: {status}").into()) }
+}
+
+/// Over shared memory, with the kernel's single copy for large messages, which is its fastest way on one host.
+fn mpi(program: &Path, world: usize) -> Result<Times, Failed> {
+    let mut command = Command::new("mpirun");
+    command.env("OMPI_MCA_btl_vader_single_copy_mechanism", "cma");
+    command.args([
+        "--allow-run-as-root",
+        "--oversubscribe",
+        "--mca",
+        "btl",
+        "self,vader",
+        "--mca",
+        "pml",
+        "ob1",
+    ]);
+    command.arg("-np").arg(world.to_string()).arg(program).args(SIZES.map(|size| size.to_string()));
+    times_of("OpenMPI", &mut command)
+}
+
+/// What a peer's program prints: a JSON object of times by size.
+fn times_of(name: &str, command: &mut Command) -> Result<Times, Failed> {
+    let output = command.stderr(Stdio::inherit()).output()?;
     if !output.status.success() {
-        return Err(format!("the gloo benchmark failed: {}", output.status).into());
+        return Err(format!("the benchmark of {name} failed: {}", output.status).into());
     }
     let times: BTreeMap<String, f64> = serde_json::from_slice(&output.stdout)?;
-    Ok(times
-        .into_iter()
-        .map(|(size, us)| Ok((size.parse()?, us)))
-        .collect::<Result<_, std::num::ParseIntError>>()?)
+    let read = times.into_iter().map(|(size, us)| Ok((size.parse()?, us)));
+    Ok(read.collect::<Result<_, std::num::ParseIntError>>()?)
 }
 
 fn find_python() -> Option<PathBuf> {
@@ -110,32 +162,32 @@ fn find_python() -> Option<PathBuf> {
     candidates.into_iter().find(has_gloo)
 }
 
-fn print_table(world: usize, rounds: &BTreeMap<&str, Vec<Times>>) {
-    println!("allreduce of f32, {world} ranks, us: median of {ROUNDS} rounds (min to max)");
-    for size in DEFAULT_SIZES {
+fn print_table(world: usize, rounds: usize, times: &BTreeMap<&str, Vec<Times>>) {
+    println!("allreduce of f32, {world} ranks, us: median of {rounds} rounds (min to max)");
+    for size in SIZES {
         let spread = |who: &str| -> Option<(f64, f64, f64)> {
-            let mut times: Vec<f64> = rounds.get(who)?.iter().filter_map(|r| r.get(&size).copied()).collect();
-            times.sort_by(f64::total_cmp);
-            Some((*times.get(times.len() / 2)?, *times.first()?, *times.last()?))
+            let mut all: Vec<f64> = times.get(who)?.iter().filter_map(|r| r.get(&size).copied()).collect();
+            all.sort_by(f64::total_cmp);
+            Some((*all.get(all.len() / 2)?, *all.first()?, *all.last()?))
         };
         println!("{size} bytes");
-        let gloo = spread("gloo");
-        for who in ["shm", "tcp", "gloo", "limit"] {
+        for who in ["shm", "tcp", "gloo", "openmpi", "limit"] {
             let Some((median, min, max)) = spread(who) else { continue };
-            print!("  {who:<6} {median:>10.1} ({min:.1} to {max:.1})");
-            let goals: &[(usize, f64)] = match who {
-                "shm" if world == 2 => &GOALS,
-                "tcp" if world == 2 => &TCP_GOALS,
+            print!("  {who:<8} {median:>10.1} ({min:.1} to {max:.1})");
+            let peers: &[&str] = match who {
+                "shm" => &["gloo", "openmpi", "limit"],
+                "tcp" => &["gloo"],
                 _ => &[],
             };
-            if let Some((gloo, ..)) = gloo.filter(|_| who == "shm" || who == "tcp") {
-                print!("  {:.1}x gloo", gloo / median);
-                if let Some((_, goal)) = goals.iter().find(|(bytes, _)| *bytes == size) {
-                    print!(" (goal {goal}x: {})", if gloo / median >= *goal { "met" } else { "missed" });
+            for peer in peers {
+                let Some((theirs, ..)) = spread(peer) else { continue };
+                print!("  {:.2}x {peer}", theirs / median);
+                let goals = GOALS.iter().find(|(w, ours, p, _)| (*w, *ours, *p) == (world, who, *peer));
+                let goal = goals.and_then(|(.., goals)| goals.iter().find(|(bytes, _)| *bytes == size));
+                if let Some((_, goal)) = goal {
+                    let word = if theirs / median >= *goal { "met" } else { "missed" };
+                    print!(" (goal {goal}: {word})");
                 }
-            }
-            if let Some((limit, ..)) = spread("limit").filter(|_| who == "shm") {
-                print!("  {:.2} of the limit", limit / median);
             }
             println!();
         }

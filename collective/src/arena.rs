@@ -182,7 +182,7 @@ mod tests {
 
     fn arena(bytes: usize) -> Arc<Arena> {
         let memory = Arc::new(ArenaBuffer::<u8>::on_heap(bytes).unwrap());
-        let base = NonNull::new(memory.as_ptr().cast_mut()).unwrap();
+        let base = memory.data;
         // SAFETY: the buffer has `bytes` zeroed bytes and lives in the arena from here on.
         Arc::new(unsafe { Arena::new(base, bytes, memory) })
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{dashboard, layers, proto, report, tidy};
+use crate::{dashboard, layers, proto, report, sanitize, tidy};
 
 /// One profile for all: what the product is built with is what is tested, and nothing is compiled twice.
 const LINTS: [&str; 8] = [
@@ -24,7 +24,7 @@ const UNSAFE_NEEDS_A_REASON: &str = "--deny=clippy::undocumented_unsafe_blocks";
 const TESTS: [&str; 5] = ["test", "--release", "--workspace", "--locked", "--no-fail-fast"];
 
 /// How a step ended.
-enum Outcome {
+pub(crate) enum Outcome {
     Passed,
     Failed(String),
     /// What it needs is not installed.
@@ -60,6 +60,16 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     steps.run("dashboard", || Ok(dashboard::check(root)?.map_or(Outcome::Passed, Outcome::Skipped)));
     steps.run("lints", || cargo(root, &LINTS));
     steps.run("tests", || cargo(root, &TESTS));
+    steps.run("miri", || sanitize::miri(root));
+    steps.run("address sanitizer", || sanitize::address(root));
+    steps.summary()
+}
+
+/// Only the steps on unsafe code.
+pub(crate) fn sanitize(root: &Path) -> Result<()> {
+    let mut steps = Steps::default();
+    steps.run("miri", || sanitize::miri(root));
+    steps.run("address sanitizer", || sanitize::address(root));
     steps.summary()
 }
 
@@ -101,7 +111,7 @@ fn passed(_: ()) -> Outcome {
     Outcome::Passed
 }
 
-fn skipped(reason: &str) -> Result<Outcome> {
+pub(crate) fn skipped(reason: &str) -> Result<Outcome> {
     Ok(Outcome::Skipped(reason.to_owned()))
 }
 
@@ -110,9 +120,20 @@ fn cargo(root: &Path, args: &[&str]) -> Result<Outcome> {
 }
 
 fn command(root: &Path, program: &str, args: &[&str]) -> Result<Outcome> {
-    println!("$ {program} {}", args.join(" "));
+    command_with(root, program, args, &[])
+}
+
+pub(crate) fn command_with(
+    root: &Path,
+    program: &str,
+    args: &[&str],
+    env: &[(&str, &str)],
+) -> Result<Outcome> {
+    let variables: String = env.iter().map(|(name, value)| format!("{name}={value} ")).collect();
+    println!("$ {variables}{program} {}", args.join(" "));
     let status = Command::new(program)
         .args(args)
+        .envs(env.iter().copied())
         .current_dir(root)
         .status()
         .with_context(|| format!("`{program}` cannot be run"))?;
@@ -124,7 +145,7 @@ fn command(root: &Path, program: &str, args: &[&str]) -> Result<Outcome> {
 }
 
 /// Whether a program is there and answers.
-fn installed(program: &str, args: &[&str]) -> bool {
+pub(crate) fn installed(program: &str, args: &[&str]) -> bool {
     let status = Command::new(program).args(args).stdout(Stdio::null()).stderr(Stdio::null()).status();
     status.is_ok_and(|status| status.success())
 }

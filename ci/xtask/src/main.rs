@@ -5,6 +5,7 @@ mod check;
 mod dashboard;
 mod layers;
 mod proto;
+mod sanitize;
 mod source;
 mod tidy;
 mod workspace;
@@ -21,6 +22,7 @@ const USAGE: &str = "usage: cargo xtask TASK
   tidy              what a reviewer would otherwise say twice
   dashboard [--check]
                     build dashboard/dist from its sources (--check: test them, and fail if it is out of date)
+  sanitize          the unsafe code under Miri and AddressSanitizer, where a nightly toolchain has them
   proto [--check]   generate api/src/gen from api/proto (--check: fail if it is out of date)
 ";
 
@@ -49,6 +51,7 @@ fn dispatch(args: &[&str]) -> Result<()> {
             }
             Ok(())
         }
+        ["sanitize"] => check::sanitize(&root),
         ["proto"] => proto::generate(&root),
         ["proto", "--check"] => proto::check(&root),
         _ => bail!("unknown task {:?}\n\n{USAGE}", args.join(" ")),

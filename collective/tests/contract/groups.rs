@@ -144,6 +144,7 @@ fn play() {
     }
     match scenario {
         "cases" | "cases-over-hosts" => super::cases::play(scenario, config),
+        "die-on-device" => super::devices::play(config),
         _ => super::faults::play(scenario, config),
     }
 }

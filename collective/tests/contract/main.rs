@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 mod cases;
+mod devices;
 mod faults;
 mod groups;
 mod hosts;

@@ -6,15 +6,13 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use phalanx_collective::nccl::{Comm, Library, device_count};
-use phalanx_collective::{AbortReason, Communicator, Config, Error, Op, ReduceOp, TransportChoice};
+use phalanx_collective::{AbortReason, Communicator, Config, Error, ReduceOp, TransportChoice};
 
 use super::cases::{fixed_cases, run};
 use super::groups::{config, free_port, in_threads, said, say};
 
 /// What the process is to play.
 const PART: &str = "CONTRACT_SHIM";
-/// Far above the 10 ms that are promised on a quiet machine.
-const SOON: Duration = Duration::from_secs(1);
 
 /// A folder in which the loader finds the shim; none, with a word about it, where no C compiler is installed.
 fn shim(folder: &Path, flags: &[&str]) -> Option<PathBuf> {
@@ -66,7 +64,6 @@ fn within() {
         ["library"] => library(),
         ["connect", world] => connect(world.parse().unwrap()),
         ["fail"] => fail(),
-        ["die", rank, port] => die(rank.parse().unwrap(), port.parse().unwrap()),
         _ => panic!("{told}"),
     }
     say("done");
@@ -267,38 +264,11 @@ fn shim_failures_of_an_operation_are_errors_on_every_rank() {
     }
 }
 
-/// A rank in a process of its own, which waits on its device for the other for ever.
-fn die(rank: usize, port: u16) {
-    let mut comm = Communicator::connect(config(rank, 2, port, TransportChoice::Nccl)).unwrap();
-    let mut device = comm.on_device().unwrap();
-    let mut buffer = device.alloc::<f32>(10).unwrap();
-    say("waits");
-    let error = device.allreduce(&mut buffer, ReduceOp::Sum).unwrap_err();
-    say(&error);
-    assert_eq!(error, Error::PeerLost { rank: 1 });
-    let record = comm.flight_record();
-    assert_eq!(record[1].ops.last().unwrap().call.op, Op::Allreduce);
-}
-
 #[test]
 fn shim_a_death_aborts_what_waits_on_the_device() {
     let folder = tempfile::tempdir().unwrap();
     let Some(folder) = shim(folder.path(), &[]).map(|path| (path, folder)) else { return };
-    let port = free_port();
-    let start = |rank| command(&folder.0, &format!("die {rank} {port}"), "apart").spawn().unwrap();
-    let (survivor, mut doomed) = (start(0), start(1));
-    let mut out = std::io::BufReader::new(doomed.stdout.take().unwrap());
-    let mut line = String::new();
-    while !line.contains("waits") {
-        line.clear();
-        assert!(std::io::BufRead::read_line(&mut out, &mut line).unwrap() > 0, "it ended too early");
-    }
-    std::thread::sleep(Duration::from_millis(100));
-    doomed.kill().unwrap();
-    let killed = Instant::now();
-    doomed.wait().unwrap();
-    let said = ended_well(&survivor.wait_with_output().unwrap());
-    assert!(killed.elapsed() < SOON, "{:?}", killed.elapsed());
-    assert_eq!(said[0], "waits");
-    assert!(said[1].starts_with("rank 1 was lost"), "{said:?}");
+    super::devices::a_death_is_heard_on_the_device(|command| {
+        command.env("LD_LIBRARY_PATH", &folder.0).env("SHIM_FAULT", "apart");
+    });
 }
