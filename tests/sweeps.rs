@@ -146,6 +146,9 @@ fn a_sweep_is_paused_resumed_and_cancelled() {
         describe(&home, &id)["counts"]["paused"] == 2
     });
     assert_eq!(describe(&home, &id)["state"], "PAUSED");
+    // Also where it is resumed before its trials have come to rest.
+    home.run(["resume", &id]).expect(0);
+    home.run(["pause", &id]).expect(0);
     home.run(["resume", &id]).expect(0);
     eventually("they run again", Duration::from_secs(30), || describe(&home, &id)["counts"]["running"] == 2);
     eventually("trial 0 goes on from its checkpoint", Duration::from_secs(30), || {

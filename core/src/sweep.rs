@@ -18,7 +18,7 @@ pub enum Wish {
     Run,
     /// Its trials are paused, and none starts.
     Pause,
-    /// Trials that were paused with it go on; it runs once they have been told.
+    /// It runs, and its paused trials go on: those that are still being paused as soon as they are.
     Resume,
     /// Ends for good.
     Cancel,

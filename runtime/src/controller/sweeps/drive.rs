@@ -66,9 +66,14 @@ impl Controller {
                 }
             }
             Wish::Resume => {
-                live.sweep.now.wish = Wish::Run;
-                self.resume_trials(id);
-                self.attend(id);
+                // Those that are still being paused follow once they are: then there is a look at the sweep again.
+                if !self.resume_trials(id)
+                    && let Some(live) = self.sweeps.live.get_mut(&id)
+                {
+                    live.sweep.now.wish = Wish::Run;
+                    self.attend(id);
+                }
+                self.sync_slot(now, id);
             }
             Wish::Run | Wish::Cancel => self.sync_slot(now, id),
         }
@@ -93,15 +98,18 @@ impl Controller {
         }
     }
 
-    /// Trials that are not at a rung go on.
-    fn resume_trials(&mut self, id: SweepId) {
-        for job in self.trial_jobs(id) {
-            let paused = self.job(job).filter(|job| job.state == JobState::Paused && job.run.is_none());
-            if paused.is_some_and(|job| !self.is_at_rung(job)) {
+    /// Lets trials that are not at a rung go on; whether some are still being paused.
+    fn resume_trials(&mut self, id: SweepId) -> bool {
+        let mut pausing = false;
+        for id in self.trial_jobs(id) {
+            let Some(job) = self.job(id) else { continue };
+            pausing |= job.run.as_ref().is_some_and(|run| run.ending == Some(Ending::Paused));
+            if job.state == JobState::Paused && job.run.is_none() && !self.is_at_rung(job) {
                 let reason = Reason::new("resumed", "waits for the scheduler's next decision");
-                self.enter(job, JobState::Queued, reason);
+                self.enter(id, JobState::Queued, reason);
             }
         }
+        pausing
     }
 
     /// Ends what is open of a sweep; once nothing is, the sweep has ended too.
