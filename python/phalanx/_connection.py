@@ -30,7 +30,9 @@ FIRST_RETRY_S, LONGEST_RETRY_S = 0.05, 2.0
 #: Longest message, in bytes: a page of jobs with large gangs.
 MESSAGE_BYTES = 8 << 20
 
-_PASSING = {
+#: A call is repeated after these, a stream opened again after those, too, with which one that is cut may end.
+_AWAY = {grpc.StatusCode.UNAVAILABLE}
+_CUT = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.UNKNOWN,
     grpc.StatusCode.INTERNAL,
@@ -68,7 +70,7 @@ class Connection:
                 call = self._method(service, method)
                 return call(request, metadata=self._metadata, timeout=CALL_S)
             except grpc.RpcError as error:
-                self._cut(error, patience)
+                self._cut(error, _AWAY, patience)
             except Unavailable as error:
                 self._away(error, patience)
 
@@ -85,7 +87,7 @@ class Connection:
                     yield message
                 return
             except grpc.RpcError as error:
-                self._cut(error, patience)
+                self._cut(error, _CUT, patience)
             except Unavailable as error:
                 self._away(error, patience)
 
@@ -117,6 +119,9 @@ class Connection:
             raise Unauthenticated(f"no token for {server}: {error}; name its file by token_file") from error
         self._metadata = (("authorization", f"Bearer {token}"),)
         options = [("grpc.max_receive_message_length", MESSAGE_BYTES), ("grpc.keepalive_time_ms", 20_000)]
+        if server.startswith(("127.", "localhost:", "[::1]")):
+            # A proxy of this machine's environment does not lead to this machine.
+            options.append(("grpc.enable_http_proxy", 0))
         ca_file = self._ca_file or endpoint.get("ca_file")
         if ca_file:
             with open(ca_file, "rb") as trusted:
@@ -125,8 +130,8 @@ class Connection:
         else:
             self._channel = grpc.insecure_channel(server, options)
 
-    def _cut(self, error: Any, patience: _Patience) -> None:
-        if error.code() not in _PASSING:
+    def _cut(self, error: Any, passing: set[Any], patience: _Patience) -> None:
+        if error.code() not in passing:
             raise _error(error) from error
         self.close()
         self._away(Unavailable(f"the service is away: {error.details()}"), patience)

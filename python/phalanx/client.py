@@ -70,9 +70,9 @@ class Client:
         """The job of this id."""
         return self._job(self._call("Jobs", "Get", _wire.message("GetJobRequest")(id=id)))
 
-    def jobs(self) -> Iterator[Job]:
-        """All jobs, the newest first."""
-        for page in self._pages("Jobs", "List", "ListJobsRequest"):
+    def jobs(self, *, unfinished: bool = False) -> Iterator[Job]:
+        """All jobs, or only those that are not over, the newest first."""
+        for page in self._pages("Jobs", "List", "ListJobsRequest", unfinished=unfinished):
             yield from map(self._job, page.jobs)
 
     def create_sweep(self, sweep: Spec, *, name: Optional[str] = None, validate_only: bool = False) -> Sweep:

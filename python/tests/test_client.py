@@ -59,6 +59,7 @@ class Clients(WithService):
         self.assertEqual([(point.step, point.metrics) for point in points], [(n, {"loss": 1 / n}) for n in (1, 2, 3)])
         self.assertEqual(self.client.job(job.id), ended)
         self.assertIn(job.id, [one.id for one in self.client.jobs()])
+        self.assertNotIn(job.id, [one.id for one in self.client.jobs(unfinished=True)])
 
     def test_a_job_from_a_file_runs_in_its_folder(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
