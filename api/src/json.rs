@@ -207,6 +207,18 @@ pub fn metric_point(point: &pb::MetricPoint) -> Value {
     })
 }
 
+/// Something that happened.
+pub fn event(event: &pb::Event) -> Value {
+    json!({
+        "seq": event.seq,
+        "time": time(event.time.as_ref()),
+        "actor": event.actor,
+        "action": event.action,
+        "target": event.target,
+        "text": event.text,
+    })
+}
+
 /// A queue.
 pub fn queue(queue: &pb::Queue) -> Value {
     let waiting = queue.waiting.iter().map(|job| {

@@ -44,3 +44,9 @@ pub const SWEEP_OBJECTIVES: usize = 16;
 pub const SWEEP_CONSTRAINTS: usize = 16;
 /// Most members of a population.
 pub const SWEEP_POPULATION: i64 = 10_000;
+/// Longest value of a secret, in bytes.
+pub const SECRET_BYTES: usize = 64 << 10;
+/// Most secrets of a service.
+pub const SECRETS: usize = 10_000;
+/// Most secrets of one job.
+pub const SECRETS_PER_JOB: usize = 100;

@@ -2,7 +2,8 @@
 
 use crate::controller::Refusal;
 use crate::store::StoreError;
-use phalanx_core::{GroupName, JobId, JobState, Problems, Reason, SweepId, SweepState, TrialId};
+use phalanx_core::limits::SECRETS;
+use phalanx_core::{GroupName, JobId, JobState, Problems, Reason, SecretError, SweepId, SweepState, TrialId};
 use std::path::PathBuf;
 
 /// Why the service could not do what it was asked; nothing has changed.
@@ -94,8 +95,38 @@ pub enum Error {
     #[error("{0}")]
     Misfit(Problems),
     /// A secret that the service does not have.
-    #[error("there is no secret `{0}` in the service's secret store; set it before submitting the job")]
+    #[error(
+        "there is no secret `{0}` in the service's secret store; set it with `phalanx secret set {0}` first"
+    )]
     UnknownSecret(String),
+    /// No file of the job's checkpoints has this id.
+    #[error("{job} has no artifact `{artifact}` on this machine's disks")]
+    UnknownArtifact {
+        /// The job.
+        job: JobId,
+        /// What was asked for.
+        artifact: String,
+    },
+    /// A name or a value that cannot be a secret's.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// No secret has this name.
+    #[error("there is no secret `{0}`; `phalanx secret list` lists them")]
+    NoSecret(String),
+    /// A secret that is still needed.
+    #[error("{job} names the secret `{secret}` and is not over; cancel it or wait for its end first")]
+    SecretInUse {
+        /// Its name.
+        secret: String,
+        /// The job.
+        job: JobId,
+    },
+    /// More secrets than a service keeps.
+    #[error("a service keeps at most {SECRETS} secrets; remove some first")]
+    TooManySecrets,
+    /// No node has this name.
+    #[error("there is no node `{0}`; `phalanx nodes` lists them")]
+    UnknownNode(String),
     /// No placement group has this name.
     #[error("there is no placement group `{0}`; `phalanx groups` lists all of them")]
     UnknownGroup(GroupName),
@@ -124,6 +155,8 @@ impl From<Refusal> for Error {
             Refusal::UnknownQueue { queue, there } => Error::UnknownQueue { queue, there },
             Refusal::Queues { problems, text } => Error::InvalidQueues { problems, text },
             Refusal::UnknownSecret(secret) => Error::UnknownSecret(secret),
+            Refusal::SecretInUse { secret, job } => Error::SecretInUse { secret, job },
+            Refusal::UnknownNode(node) => Error::UnknownNode(node),
             Refusal::WrongState { job, state, asked } => Error::WrongState { job, state, asked },
             Refusal::UnknownGroup(name) => Error::UnknownGroup(name),
             Refusal::GroupExists(name) => Error::GroupExists(name),

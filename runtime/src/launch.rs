@@ -2,7 +2,7 @@
 
 use phalanx_core::id::AttemptId;
 use phalanx_core::spec::{Params, WorkerSpec};
-use phalanx_core::{Cpus, Rank, TrialOf};
+use phalanx_core::{Cpus, Rank, Secret, TrialOf};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,6 +19,12 @@ pub struct Launch {
     pub workdir: PathBuf,
     /// The job's own environment.
     pub env: BTreeMap<String, String>,
+    /// Secrets that come into the environment, by name …
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secret_names: Vec<String>,
+    /// … and with their values, which are put in when it is sent.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, Secret>,
     /// CPUs of each rank.
     pub cpus: Cpus,
     /// Memory of each rank in bytes; 0 for no limit.

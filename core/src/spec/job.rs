@@ -6,7 +6,8 @@ use super::reader::{Sink, Table};
 use super::sweep;
 use super::train::{self, TrainSpec};
 use crate::diagnostic::{Problem, Problems};
-use crate::limits::{NAME_BYTES, SPEC_FILE_BYTES};
+use crate::limits::{NAME_BYTES, SECRETS_PER_JOB, SPEC_FILE_BYTES};
+use crate::secret::check_name;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -194,13 +195,30 @@ fn read_job(table: &Table<'_>, default_name: &str, work: Option<Work>) -> Option
         max_failures: table.integer("max_failures", 0..=i64::from(u32::MAX)).unwrap_or(0) as u32,
         grace: read_grace(table).unwrap_or(DEFAULT_GRACE),
         env: read_env(table),
-        secrets: table.texts("secrets").unwrap_or_default(),
+        secrets: read_secrets(table),
         gang,
         work: work.unwrap_or_else(no_work),
         checkpoint: table.table("checkpoint").map(read_checkpoint).unwrap_or_default(),
         params: Params::new(),
     };
     has_work.then_some(spec)
+}
+
+/// Names of secrets, each of which becomes a variable.
+fn read_secrets(table: &Table<'_>) -> Vec<String> {
+    let mut names = table.texts("secrets").unwrap_or_default();
+    let problem = |message: String| table.problem(table.span_of("secrets"), message);
+    if names.len() > SECRETS_PER_JOB {
+        problem(format!("a job has at most {SECRETS_PER_JOB} secrets; this one names {}", names.len()));
+    }
+    for name in &names {
+        if let Err(error) = check_name(name) {
+            problem(error.to_string());
+        }
+    }
+    names.sort();
+    names.dedup();
+    names
 }
 
 fn no_work() -> Work {

@@ -86,6 +86,7 @@ pub(super) fn of_rank(
         set("PHALANX_PARAMS", places.params.as_os_str());
     }
     env.extend(launch.env.iter().map(|(name, value)| (name.into(), value.into())));
+    env.extend(launch.secrets.iter().map(|(name, secret)| (name.into(), secret.reveal().into())));
     env
 }
 
@@ -100,7 +101,7 @@ mod tests {
     use super::*;
     use crate::launch::LaunchWork;
     use phalanx_core::id::AttemptId;
-    use phalanx_core::{Cpus, JobId, SweepId, TrialId, TrialOf};
+    use phalanx_core::{Cpus, JobId, Secret, SweepId, TrialId, TrialOf};
     use std::time::Duration;
 
     fn launch() -> Launch {
@@ -110,6 +111,8 @@ mod tests {
             work: LaunchWork::Program(vec!["true".into()]),
             workdir: "/".into(),
             env: BTreeMap::from([("LR".into(), "0.1".into())]),
+            secret_names: vec!["HF_TOKEN".into()],
+            secrets: BTreeMap::from([("HF_TOKEN".into(), Secret::new("hunter22".into()).unwrap())]),
             cpus: Cpus::from_milli(2500),
             memory_bytes: 0,
             world: 4,
@@ -155,6 +158,7 @@ mod tests {
             "CUDA_VISIBLE_DEVICES=GPU-3",
             "GROUP_RANK=1",
             "GROUP_WORLD_SIZE=2",
+            "HF_TOKEN=hunter22",
             "LC_ALL=C",
             "LOCAL_RANK=1",
             "LOCAL_WORLD_SIZE=2",

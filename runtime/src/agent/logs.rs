@@ -1,6 +1,7 @@
 //! What ranks write: one pipe per rank and stream, read to the last byte, split into lines, said in the outbox.
 
 use super::outbox::Outbox;
+use super::redact::Redactor;
 use phalanx_api::v1 as pb;
 use phalanx_core::Rank;
 use phalanx_core::id::AttemptId;
@@ -22,16 +23,17 @@ pub(super) struct Source {
     pub(super) stderr: bool,
 }
 
-/// Splits bytes into lines; pieces of one above the bound are passed on as they fill.
+/// Splits bytes into lines; pieces of one above the bound are passed on as they fill. Values of secrets stay out.
 #[derive(Debug)]
 pub(super) struct Lines {
     source: Source,
     line: Vec<u8>,
+    redactor: Arc<Redactor>,
 }
 
 impl Lines {
-    pub(super) fn new(source: Source) -> Self {
-        Lines { source, line: Vec::new() }
+    pub(super) fn new(source: Source, redactor: Arc<Redactor>) -> Self {
+        Lines { source, line: Vec::new(), redactor }
     }
 
     /// Takes bytes in and gives out the lines, and full pieces of lines, that they complete.
@@ -67,10 +69,17 @@ impl Lines {
     }
 
     fn say(&mut self, partial: bool, newline: bool, said: &mut Vec<pb::agent_event::Event>) {
+        let mut line = std::mem::take(&mut self.line);
+        if !self.redactor.is_empty() {
+            line = self.redactor.clean(line);
+            if partial {
+                self.line = line.split_off(line.len() - self.redactor.open_end(&line));
+            }
+        }
         said.push(pb::agent_event::Event::Log(pb::LogChunk {
             rank: self.source.rank,
             stderr: self.source.stderr,
-            line: std::mem::take(&mut self.line),
+            line,
             partial,
             newline,
         }));
@@ -96,10 +105,16 @@ pub(super) struct LogReader {
 
 impl LogReader {
     /// Reads a pipe until its end or until [`LogReader::finish`].
-    pub(super) fn start(source: Source, pipe: OwnedFd, outbox: Arc<Outbox>) -> io::Result<LogReader> {
+    pub(super) fn start(
+        source: Source,
+        pipe: OwnedFd,
+        outbox: Arc<Outbox>,
+        redactor: Arc<Redactor>,
+    ) -> io::Result<LogReader> {
         let pipe = Receiver::from_owned_fd(pipe)?;
         let (orders, inbox) = mpsc::unbounded_channel();
-        let reader = Reader { pipe, lines: Lines::new(source), outbox, buffer: vec![0; READ_BYTES] };
+        let reader =
+            Reader { pipe, lines: Lines::new(source, redactor), outbox, buffer: vec![0; READ_BYTES] };
         Ok(LogReader { rank: source.rank, orders, task: tokio::spawn(reader.run(inbox)) })
     }
 
@@ -209,12 +224,18 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use phalanx_core::JobId;
+    use phalanx_core::{JobId, Secret};
     use proptest::prelude::*;
 
     fn split(chunks: &[&[u8]]) -> Vec<pb::LogChunk> {
+        split_without(&[], chunks)
+    }
+
+    fn split_without(secrets: &[&str], chunks: &[&[u8]]) -> Vec<pb::LogChunk> {
         let attempt = AttemptId { job: JobId(1), number: 1 };
-        let mut lines = Lines::new(Source { attempt, rank: 0, stderr: false });
+        let named = secrets.iter().map(|value| (value.to_string(), Secret::new(value.to_string()).unwrap()));
+        let redactor = Arc::new(Redactor::new(&named.collect()));
+        let mut lines = Lines::new(Source { attempt, rank: 0, stderr: false }, redactor);
         let mut said = Vec::new();
         chunks.iter().for_each(|chunk| lines.take(chunk, &mut said));
         lines.finish(&mut said);
@@ -247,6 +268,21 @@ mod tests {
         assert_eq!(found, [(LOG_LINE_BYTES, true, false), (LOG_LINE_BYTES, true, false), (1, false, true)]);
         let unfinished = split(&[&line]);
         assert!(!unfinished[0].partial && !unfinished[0].newline);
+    }
+
+    #[test]
+    fn a_secret_is_kept_out_also_across_pieces_and_reads() {
+        let secret = ["hunter22"];
+        let lines = split_without(&secret, &[b"is hun", b"ter22.\n"]);
+        assert_eq!(lines[0].line, b"is ***.");
+        for cut in 1..=secret[0].len() {
+            let mut line = vec![b'x'; LOG_LINE_BYTES - cut];
+            line.extend_from_slice(b"hunter22 and more\n");
+            let pieces = split_without(&secret, &[&line]);
+            assert!(pieces.len() == 2 && pieces[0].partial && !pieces[1].partial, "{cut}");
+            let whole: Vec<u8> = pieces.iter().flat_map(|piece| piece.line.clone()).collect();
+            assert!(whole.ends_with(b"x*** and more"), "{cut}");
+        }
     }
 
     proptest! {

@@ -13,6 +13,7 @@ pub mod machine;
 mod node;
 mod outbox;
 mod places;
+mod redact;
 mod session;
 mod socket;
 mod supervisor;

@@ -10,6 +10,7 @@ use super::logs::{LogReader, Source};
 use super::machine::Input;
 use super::outbox::Outbox;
 use super::places::AttemptPlaces;
+use super::redact::Redactor;
 use super::socket::Sockets;
 use super::sweep;
 use crate::launch::{Launch, LaunchWork};
@@ -125,6 +126,7 @@ struct Attempt {
     guard: GuardLink,
     leaf: Option<Leaf>,
     sockets: Sockets,
+    redactor: Arc<Redactor>,
     readers: Vec<LogReader>,
     ranks: Vec<Rank>,
     /// Those of them that have not ended.
@@ -139,6 +141,9 @@ impl Attempt {
         places: &AttemptPlaces,
         inputs: mpsc::UnboundedSender<Input>,
     ) -> io::Result<Attempt> {
+        if let Some(name) = launch.secret_names.iter().find(|name| !launch.secrets.contains_key(*name)) {
+            return Err(io::Error::other(format!("the service has no secret `{name}` any more")));
+        }
         places.make()?;
         if let Some(params) = &launch.params {
             std::fs::write(places.params(), serde_json::to_vec(params)?)?;
@@ -166,6 +171,7 @@ impl Attempt {
             guard,
             leaf,
             sockets,
+            redactor: Arc::new(Redactor::new(&launch.secrets)),
             readers: Vec::new(),
             ranks: launch.ranks.iter().map(|rank| rank.rank).collect(),
             open: launch.ranks.iter().map(|rank| rank.rank).collect(),
@@ -227,7 +233,7 @@ impl Attempt {
             FromGuard::Started { rank, pid } => {
                 for (pipe, stderr) in pipes.into_iter().zip([false, true]) {
                     let source = Source { attempt, rank, stderr };
-                    match LogReader::start(source, pipe, self.ground.outbox.clone()) {
+                    match LogReader::start(source, pipe, self.ground.outbox.clone(), self.redactor.clone()) {
                         Ok(reader) => self.readers.push(reader),
                         Err(error) => tracing::error!(%error, ?source, "cannot read what a rank writes"),
                     }

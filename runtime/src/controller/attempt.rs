@@ -376,6 +376,8 @@ impl Controller {
             work: launch_work(job),
             workdir: workdir(job),
             env: job.spec.env.clone(),
+            secret_names: job.spec.secrets.clone(),
+            secrets: BTreeMap::new(),
             cpus: job.spec.gang.each.cpus,
             memory_bytes: job.spec.gang.each.memory_bytes,
             world: ranks.len() as u32,

@@ -27,7 +27,9 @@ use crate::store::Loaded;
 use groups::Groups;
 use phalanx_core::id::AttemptId;
 use phalanx_core::spec::Work;
-use phalanx_core::{Attempt, AttemptState, Ending, Group, Job, JobId, JobState, NodeName, Reason, Time};
+use phalanx_core::{
+    Attempt, AttemptState, Ending, Group, Job, JobId, JobState, NewEvent, NodeName, Reason, Time,
+};
 use phalanx_scheduler::{Cluster, Holder, Pending, Plan, Queue, Resize, Share};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -74,6 +76,8 @@ pub struct Effects {
     pub reasons: Vec<(JobId, Reason)>,
     /// The scheduler was asked.
     pub planned: bool,
+    /// What happened besides jobs entering another state.
+    pub events: Vec<NewEvent>,
     /// Commands for agents.
     pub sends: Vec<(NodeName, Command)>,
 }
@@ -90,6 +94,7 @@ impl Effects {
         self.asked.extend(later.asked);
         self.reasons.extend(later.reasons);
         self.planned |= later.planned;
+        self.events.extend(later.events);
         self.sends.extend(later.sends);
     }
 }
@@ -132,6 +137,8 @@ pub struct Controller {
     queue: Queue,
     groups: Groups,
     sweeps: Sweeps,
+    /// The names of the secrets there are.
+    secrets: BTreeSet<String>,
     /// Something changed that may let a waiting gang start.
     replan: bool,
     /// When the scheduler wants to be asked again even if nothing changes.
@@ -162,6 +169,7 @@ impl Controller {
             queue: Queue::new(),
             groups: Groups::default(),
             sweeps: Sweeps::starting_from(loaded.next_sweep),
+            secrets: BTreeSet::new(),
             replan: true,
             plan_at: None,
             stopping: false,

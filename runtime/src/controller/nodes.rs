@@ -1,10 +1,11 @@
 //! Nodes: their agents come, fall silent, come back or are replaced.
 
-use super::{Controller, FENCE_MARGIN};
+use super::{Controller, FENCE_MARGIN, Refusal};
 use crate::protocol::{Command, Hello};
+use phalanx_core::event::{AGENT, SERVICE};
 use phalanx_core::id::AttemptId;
 use phalanx_core::resources::Capacity;
-use phalanx_core::{Ending, JobId, NodeName, NodeState, Time};
+use phalanx_core::{Ending, JobId, NewEvent, NodeName, NodeState, Time};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ pub struct NodeRecord {
     pub capacity: Capacity,
     /// Where other ranks reach it.
     pub address: String,
+    /// Somebody wants it to finish what it runs and to be given nothing new.
+    #[serde(default)]
+    pub draining: bool,
 }
 
 /// A node and whether its agent is there.
@@ -40,7 +44,11 @@ impl Node {
 
     /// Whether it takes work.
     pub fn state(&self) -> NodeState {
-        if self.lost { NodeState::Lost } else { NodeState::Ready }
+        match (self.lost, self.record.draining) {
+            (true, _) => NodeState::Lost,
+            (false, true) => NodeState::Draining,
+            (false, false) => NodeState::Ready,
+        }
     }
 }
 
@@ -61,8 +69,13 @@ impl Controller {
             incarnation: hello.incarnation.clone(),
             capacity: hello.capacity.clone(),
             address: hello.address.clone(),
+            draining: self.nodes.get(&hello.node).is_some_and(|node| node.record.draining),
         };
         let known = self.nodes.get(&hello.node);
+        if known.is_none_or(|node| node.lost || node.record.incarnation != record.incarnation) {
+            let text = format!("an agent at {} joined as this node", record.address);
+            self.effects.events.push(NewEvent::new(AGENT, "node.join", &hello.node, text));
+        }
         if known.is_none_or(|node| node.record != record) {
             self.effects.nodes.push(record.clone());
         }
@@ -79,11 +92,12 @@ impl Controller {
                 );
             }
         }
-        self.cluster.set_schedulable(&hello.node, true);
+        let open = !record.draining;
+        self.cluster.set_schedulable(&hello.node, open);
         self.nodes.insert(hello.node.clone(), Node { record, silent_since: None, lost: false });
         self.replan = true;
         self.reconcile(now, hello);
-        self.open_parts(&hello.node, true);
+        self.open_parts(&hello.node, open);
     }
 
     fn reconcile(&mut self, now: Time, hello: &Hello) {
@@ -149,6 +163,8 @@ impl Controller {
             if let Some(node) = self.nodes.get_mut(&name).filter(|node| !node.lost) {
                 node.lost = true;
                 self.replan = true;
+                let text = format!("its agent has been silent for {:?}", self.config.node_timeout);
+                self.effects.events.push(NewEvent::new(SERVICE, "node.lost", &name, text));
             }
             for (id, _) in self.attempts_on(&name) {
                 self.end_attempt(id, Ending::Lost, &format!("{name} was lost"));
@@ -158,6 +174,20 @@ impl Controller {
             }
             self.lose_seats(now, &name, lost_at);
         }
+    }
+
+    /// Lets a node finish what it runs and gives it nothing new, or takes that back. The record is to be stored; where
+    /// that fails, it is to be again as it was, which comes along.
+    pub fn drain(&mut self, name: &str, drain: bool) -> Result<(NodeRecord, bool), Refusal> {
+        let unknown = || Refusal::UnknownNode(name.chars().take(64).collect());
+        let name: NodeName = name.parse().map_err(|_| unknown())?;
+        let node = self.nodes.get_mut(&name).ok_or_else(unknown)?;
+        let before = std::mem::replace(&mut node.record.draining, drain);
+        let (record, here) = (node.record.clone(), node.silent_since.is_none());
+        self.cluster.set_schedulable(&name, here && !drain);
+        self.open_parts(&name, here && !drain);
+        self.replan = true;
+        Ok((record, before))
     }
 
     fn fence(&self, id: JobId) -> Duration {

@@ -40,6 +40,15 @@ pub enum Refusal {
     },
     /// A secret that the service does not have.
     UnknownSecret(String),
+    /// A secret that a job which is not over names.
+    SecretInUse {
+        /// Its name.
+        secret: String,
+        /// The job.
+        job: JobId,
+    },
+    /// A node that the service has never seen.
+    UnknownNode(String),
     /// A placement group that the service does not have.
     UnknownGroup(GroupName),
     /// A placement group of this name, with other content.
@@ -86,7 +95,7 @@ impl Controller {
             return Err(Refusal::ShuttingDown);
         }
         self.check_queue(&spec.queue, &spec.gang)?;
-        if let Some(secret) = spec.secrets.first() {
+        if let Some(secret) = spec.secrets.iter().find(|name| !self.secrets.contains(*name)) {
             return Err(Refusal::UnknownSecret(secret.clone()));
         }
         if let Some(name) = &spec.gang.group {
@@ -102,6 +111,21 @@ impl Controller {
         }
         let check = phalanx_scheduler::check(&self.cluster, &spec.gang);
         check.map_err(|reason| Refusal::Infeasible(Reason::new(reason.code.as_str(), reason.text)))
+    }
+
+    /// There is a value for a secret now.
+    pub fn know_secret(&mut self, name: String) {
+        self.secrets.insert(name);
+    }
+
+    /// There is no value for a secret any more; refused while a job may still need it.
+    pub fn forget_secret(&mut self, name: &str) -> Result<(), Refusal> {
+        let mut live = self.jobs.values().map(|live| &live.job);
+        if let Some(job) = live.find(|job| job.spec.secrets.iter().any(|secret| secret == name)) {
+            return Err(Refusal::SecretInUse { secret: name.to_owned(), job: job.id });
+        }
+        self.secrets.remove(name);
+        Ok(())
     }
 
     /// Queues a job.

@@ -6,17 +6,19 @@
 use super::answers::{Answer, Asked};
 use super::groups::GroupTable;
 use super::sweeps::{Answered, SweepAsk};
-use super::writes::all_writes;
-use super::{DeviceStatus, NodeStatus, Shared};
-use crate::controller::{Asking, Controller, Effects, QueueChange, QueueStatus, Saved, Submission};
+use super::writes::{all_writes, record_start};
+use super::{NodeStatus, Shared};
+use crate::controller::{
+    Asking, Controller, Effects, QueueChange, QueueStatus, QueueWrite, Saved, Submission,
+};
 use crate::error::Error;
 use crate::protocol::{AgentEvent, Command, Hello};
 use crate::store::{StoreError, Write};
 use phalanx_core::spec::{QueueSpec, SchedulingSpec};
 use phalanx_core::{
-    Group, GroupName, GroupSpec, GroupState, Job, JobId, JobState, NodeName, Reason, Sweep, SweepId, Time,
+    Group, GroupName, GroupSpec, Job, JobId, JobState, NewEvent, NodeName, Sweep, SweepId, Time,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot};
@@ -33,11 +35,11 @@ const SHUTDOWN_BOUND: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) enum Input {
     /// Somebody asks for something.
-    Request(Request, oneshot::Sender<Result<Job, Error>>),
+    Request(Request, Actor, oneshot::Sender<Result<Job, Error>>),
     /// Somebody asks for something about a placement group.
-    Group(GroupAsk, oneshot::Sender<Result<Group, Error>>),
+    Group(GroupAsk, Actor, oneshot::Sender<Result<Group, Error>>),
     /// Somebody asks for something about a sweep.
-    Sweep(SweepAsk, oneshot::Sender<Result<Sweep, Error>>),
+    Sweep(SweepAsk, Actor, oneshot::Sender<Result<Sweep, Error>>),
     /// Somebody runs the trials of an external sweep. The name makes a repeated question answer the first result.
     Asking {
         sweep: SweepId,
@@ -45,6 +47,14 @@ pub(super) enum Input {
         name: Option<String>,
         to: oneshot::Sender<Result<Answered, Error>>,
     },
+    /// There is a value for a secret.
+    KnowSecret { name: String, event: NewEvent },
+    /// A secret is to be forgotten.
+    ForgetSecret { name: String, event: NewEvent, to: oneshot::Sender<Result<(), Error>> },
+    /// A node is to finish what it runs and be given nothing new, or to take work again.
+    Drain { node: String, drain: bool, actor: Actor, to: oneshot::Sender<Result<(), Error>> },
+    /// Somebody did something that the controller has no part in.
+    Note(NewEvent),
     /// Somebody looks at the nodes.
     Nodes(oneshot::Sender<Vec<NodeStatus>>),
     /// An agent's session began; later ones of the same node replace it.
@@ -56,12 +66,15 @@ pub(super) enum Input {
     /// Every queue with what is in it.
     Queues(oneshot::Sender<Vec<QueueStatus>>),
     /// A change of queues over the API.
-    ChangeQueues(Box<QueueChange>, oneshot::Sender<Result<(), Error>>),
+    ChangeQueues(Box<QueueChange>, Actor, oneshot::Sender<Result<(), Error>>),
     /// The configuration was read anew.
     Configure(BTreeMap<String, QueueSpec>, Box<SchedulingSpec>, oneshot::Sender<Result<(), Error>>),
     /// Live use of a node's devices.
     DeviceUse { node: NodeName, devices: Vec<(u64, f64)> },
 }
+
+/// Who asks.
+pub(super) type Actor = Arc<str>;
 
 /// What people ask for.
 #[derive(Debug)]
@@ -123,7 +136,7 @@ pub(super) struct Control {
     pub(super) shared: Arc<Shared>,
     pub(super) clock: Clock,
     sessions: BTreeMap<NodeName, Session>,
-    device_use: BTreeMap<NodeName, Vec<(u64, f64)>>,
+    pub(super) device_use: BTreeMap<NodeName, Vec<(u64, f64)>>,
     /// Decided and not committed yet.
     pub(super) owed: Effects,
     /// Why the last commit failed, if it did.
@@ -196,15 +209,17 @@ impl Control {
         let mut requests = Vec::new();
         let mut news = Vec::new();
         let mut changes = Vec::new();
+        let mut drains = Vec::new();
         let mut answers = Vec::new();
         for input in inputs.drain(..) {
             match input {
-                Input::Request(request, answer) => requests.push(Asked::Job(request, answer)),
-                Input::Group(ask, answer) => requests.push(Asked::Group(ask, answer)),
-                Input::Sweep(ask, answer) => requests.push(Asked::Sweep(ask, answer)),
+                Input::Request(request, actor, answer) => requests.push(Asked::Job(request, actor, answer)),
+                Input::Group(ask, actor, answer) => requests.push(Asked::Group(ask, actor, answer)),
+                Input::Sweep(ask, actor, answer) => requests.push(Asked::Sweep(ask, actor, answer)),
                 Input::Nodes(answer) => drop(answer.send(self.node_status())),
                 Input::Queues(answer) => drop(answer.send(self.controller.queue_status())),
-                Input::ChangeQueues(change, answer) => changes.push((change, answer)),
+                Input::ChangeQueues(change, actor, answer) => changes.push((change, actor, answer)),
+                Input::Drain { node, drain, actor, to } => drains.push((node, drain, actor, to)),
                 Input::Configure(queues, scheduling, answer) => {
                     let done = self.controller.configure(self.clock.now(), queues, *scheduling);
                     drop(answer.send(done.map_err(Error::Misfit)));
@@ -223,9 +238,13 @@ impl Control {
         if !requests.is_empty() {
             self.answer(requests).await;
         }
-        for (change, answer) in changes {
-            let changed = self.change_queues(&change).await;
+        for (change, actor, answer) in changes {
+            let changed = self.change_queues(&change, &actor).await;
             drop(answer.send(changed));
+        }
+        for (node, drain, actor, answer) in drains {
+            let drained = self.drain(&node, drain, &actor).await;
+            drop(answer.send(drained));
         }
         self.settle().await;
         for (answer, to) in answers {
@@ -254,6 +273,16 @@ impl Control {
                 }
             }
             Input::DeviceUse { node, devices } => drop(self.device_use.insert(node, devices)),
+            Input::Note(event) => self.owed.events.push(event),
+            Input::KnowSecret { name, event } => {
+                self.controller.know_secret(name);
+                self.owed.events.push(event);
+            }
+            Input::ForgetSecret { name, event, to } => {
+                let forgotten = self.controller.forget_secret(&name).map_err(Error::from);
+                self.owed.events.extend(forgotten.is_ok().then_some(event));
+                drop(to.send(forgotten));
+            }
             // The rest of a session that another one has replaced: the agent says it again in the new one.
             Input::Left { .. } | Input::Happened { .. } => {}
             // Answered before news is taken in.
@@ -264,6 +293,7 @@ impl Control {
             | Input::Nodes(_)
             | Input::Queues(_)
             | Input::ChangeQueues(..)
+            | Input::Drain { .. }
             | Input::Configure(..) => {}
         }
     }
@@ -285,14 +315,29 @@ impl Control {
         self.owed.absorb(news);
         for asked in requests {
             answers.push(match asked {
-                Asked::Job(request, to) => {
-                    Answer::Job(Box::new(self.apply(request, &mut writes, &mut seen).await), to)
+                Asked::Job(request, actor, to) => {
+                    let action = request.action();
+                    let answer = self.apply(request, &mut writes, &mut seen).await;
+                    if let (Some(action), Ok(job)) = (action, &answer) {
+                        writes.push(Write::Event(NewEvent::new(&actor, action, job.id, &job.spec.name)));
+                    }
+                    Answer::Job(Box::new(answer), to)
                 }
-                Asked::Group(ask, to) => {
-                    Answer::Group(Box::new(self.apply_group(ask, &mut writes, &mut seen).await), to)
+                Asked::Group(ask, actor, to) => {
+                    let action = ask.action();
+                    let answer = self.apply_group(ask, &mut writes, &mut seen).await;
+                    if let (Some(action), Ok(group)) = (action, &answer) {
+                        writes.push(Write::Event(NewEvent::new(&actor, action, &group.spec.name, "")));
+                    }
+                    Answer::Group(Box::new(answer), to)
                 }
-                Asked::Sweep(ask, to) => {
-                    Answer::Sweep(Box::new(self.apply_sweep(ask, &mut writes, &mut seen).await), to)
+                Asked::Sweep(ask, actor, to) => {
+                    let action = ask.action();
+                    let answer = self.apply_sweep(ask, &mut writes, &mut seen).await;
+                    if let (Some(action), Ok(sweep)) = (action, &answer) {
+                        writes.push(Write::Event(NewEvent::new(&actor, action, sweep.id, "")));
+                    }
+                    Answer::Sweep(Box::new(answer), to)
                 }
             });
         }
@@ -316,13 +361,18 @@ impl Control {
     }
 
     /// Changes queues once the change is committed; where that fails it has not happened.
-    async fn change_queues(&mut self, change: &QueueChange) -> Result<(), Error> {
+    async fn change_queues(&mut self, change: &QueueChange, actor: &str) -> Result<(), Error> {
         if self.failing.is_some() {
             self.settle().await;
         }
         self.controller.change_queues(self.clock.now(), change)?;
         let effects = self.controller.requested();
-        let writes: Vec<Write> = all_writes(&effects).collect();
+        let mut writes: Vec<Write> = all_writes(&effects).collect();
+        let queues = effects.queues.iter().map(|write| match write {
+            QueueWrite::Set(queue) => NewEvent::new(actor, "queue.set", &queue.name, ""),
+            QueueWrite::Reset(name) => NewEvent::new(actor, "queue.reset", name, ""),
+        });
+        writes.extend(queues.map(Write::Event));
         if !writes.is_empty()
             && let Err(error) = self.shared.state.commit(&writes).await
         {
@@ -377,47 +427,6 @@ impl Control {
                 Ok(job) => Ok(job),
                 Err(refusal) => self.refuse_over(id, refusal.into(), "resumed").await,
             },
-        }
-    }
-
-    async fn apply_group(
-        &mut self,
-        ask: GroupAsk,
-        writes: &mut Vec<Write>,
-        seen: &mut BTreeMap<String, ([u8; 32], JobId)>,
-    ) -> Result<Group, Error> {
-        let now = self.clock.now();
-        match ask {
-            GroupAsk::Validate(spec) => match self.controller.validate_group(&spec)? {
-                Some(same) => Ok(same),
-                None => Ok(Controller::preview_group(now, *spec)),
-            },
-            GroupAsk::Create { spec, request_id: None } => Ok(self.controller.create_group(now, *spec)?),
-            GroupAsk::Create { spec, request_id: Some((request_id, fingerprint)) } => {
-                let earlier = match seen.get(&request_id) {
-                    Some(&earlier) => Some(earlier),
-                    None => self.shared.state.request(&request_id).await?,
-                };
-                match earlier {
-                    Some((same, id)) if same == fingerprint => {
-                        let group = self.controller.groups().find(|group| group.id == id).cloned();
-                        Ok(group.unwrap_or_else(|| removed(now, id, *spec)))
-                    }
-                    Some(_) => Err(Error::Conflict { request_id }),
-                    None => {
-                        let group = self.controller.create_group(now, *spec)?;
-                        seen.insert(request_id.clone(), (fingerprint, group.id));
-                        writes.push(Write::Request { request_id, fingerprint, job: group.id });
-                        Ok(group)
-                    }
-                }
-            }
-            GroupAsk::Remove(name) => {
-                let found = self.controller.remove_group(now, &name)?;
-                let gang = Default::default;
-                let absent = || GroupSpec { name, queue: String::new(), priority: 0, gang: gang() };
-                Ok(found.unwrap_or_else(|| removed(now, JobId(0), absent())))
-            }
         }
     }
 
@@ -494,29 +503,15 @@ impl Control {
             record_start(saved);
             self.shared.notifier.notify(saved.job.id);
         }
-        if effects.jobs.iter().any(|saved| saved.entered) {
+        if !effects.events.is_empty() || effects.jobs.iter().any(|saved| saved.entered) {
             self.shared.notifier.notify_states();
         }
-        for (node, command) in effects.sends {
+        for (node, mut command) in effects.sends {
+            if let Command::Start(launch) = &mut command {
+                self.shared.reveal_to(launch);
+            }
             self.tell(&node, Outgoing::Command(command));
         }
-    }
-
-    fn publish_groups(&self, groups: Vec<Group>) {
-        if groups.is_empty() {
-            return;
-        }
-        let ids: BTreeSet<JobId> = groups.iter().map(|group| group.id).collect();
-        let mut reasons = self.shared.reasons.write().unwrap_or_else(PoisonError::into_inner);
-        let waits = |group: &&Group| matches!(group.state, GroupState::Pending | GroupState::Repairing);
-        for group in groups.iter().filter(|group| !waits(group)) {
-            reasons.remove(&group.id);
-        }
-        drop(reasons);
-        let mut table = self.shared.groups.write().unwrap_or_else(PoisonError::into_inner);
-        groups.into_iter().for_each(|group| table.put(group));
-        drop(table);
-        ids.into_iter().for_each(|id| self.shared.notifier.notify(id));
     }
 
     fn acknowledge(&mut self) {
@@ -538,45 +533,4 @@ impl Control {
             self.controller.left(self.clock.now(), node);
         }
     }
-
-    fn node_status(&self) -> Vec<NodeStatus> {
-        let views = self.controller.cluster().nodes();
-        let states: BTreeMap<&NodeName, _> =
-            self.controller.nodes().map(|node| (&node.record.name, node.state())).collect();
-        let status = views.filter_map(|view| {
-            let device_use = self.device_use.get(view.name);
-            let used =
-                |at: usize| device_use.and_then(|devices| devices.get(at)).copied().unwrap_or_default();
-            let devices = view.devices.iter().enumerate().map(|(at, device)| DeviceStatus {
-                device: device.device.clone(),
-                free_shares: if device.quarantined { 0 } else { device.free },
-                memory_used_bytes: used(at).0,
-                utilization: used(at).1,
-            });
-            Some(NodeStatus {
-                name: view.name.clone(),
-                state: *states.get(view.name)?,
-                capacity: view.capacity.clone(),
-                cpus_free: view.cpus_free,
-                memory_free_bytes: view.memory_free_bytes,
-                custom_free: view.custom_free.clone(),
-                devices: devices.collect(),
-            })
-        });
-        status.collect()
-    }
-}
-
-/// From submission to running, once a job.
-fn record_start(Saved { job, entered }: &Saved) {
-    let first = *entered && job.attempts.len() == 1 && job.state == JobState::Running;
-    if let Some(started) = job.started.filter(|_| first) {
-        metrics::histogram!("phalanx_job_start_seconds").record(started.since(job.submitted).as_secs_f64());
-    }
-}
-
-/// What a request for a group that is no more is told.
-fn removed(now: Time, id: JobId, spec: GroupSpec) -> Group {
-    let reason = Reason::new("removed", "nothing of it is left");
-    Group { id, state: GroupState::Removed, reason, ..Controller::preview_group(now, spec) }
 }

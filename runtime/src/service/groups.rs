@@ -1,11 +1,13 @@
 //! Placement groups as the handle offers them: made, looked at, waited for, removed.
 
-use super::control::{GroupAsk, Input};
+use super::control::{Control, GroupAsk, Input};
 use super::{Handle, Shared};
+use crate::controller::Controller;
 use crate::error::Error;
+use crate::store::Write;
 use phalanx_core::limits::REQUEST_ID_BYTES;
-use phalanx_core::{Group, GroupName, GroupSpec, GroupState, JobId, Reason};
-use std::collections::BTreeMap;
+use phalanx_core::{Group, GroupName, GroupSpec, GroupState, JobId, Reason, Time};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -151,7 +153,76 @@ impl Handle {
 
     async fn ask_group(&self, ask: GroupAsk) -> Result<Group, Error> {
         let (answer, answered) = oneshot::channel();
-        self.inbox()?.send(Input::Group(ask, answer)).await.map_err(|_| Error::Unavailable)?;
+        self.inbox()?
+            .send(Input::Group(ask, self.actor.clone(), answer))
+            .await
+            .map_err(|_| Error::Unavailable)?;
         answered.await.map_err(|_| Error::Unavailable)?
     }
+}
+
+impl Control {
+    pub(super) async fn apply_group(
+        &mut self,
+        ask: GroupAsk,
+        writes: &mut Vec<Write>,
+        seen: &mut BTreeMap<String, ([u8; 32], JobId)>,
+    ) -> Result<Group, Error> {
+        let now = self.clock.now();
+        match ask {
+            GroupAsk::Validate(spec) => match self.controller.validate_group(&spec)? {
+                Some(same) => Ok(same),
+                None => Ok(Controller::preview_group(now, *spec)),
+            },
+            GroupAsk::Create { spec, request_id: None } => Ok(self.controller.create_group(now, *spec)?),
+            GroupAsk::Create { spec, request_id: Some((request_id, fingerprint)) } => {
+                let earlier = match seen.get(&request_id) {
+                    Some(&earlier) => Some(earlier),
+                    None => self.shared.state.request(&request_id).await?,
+                };
+                match earlier {
+                    Some((same, id)) if same == fingerprint => {
+                        let group = self.controller.groups().find(|group| group.id == id).cloned();
+                        Ok(group.unwrap_or_else(|| removed(now, id, *spec)))
+                    }
+                    Some(_) => Err(Error::Conflict { request_id }),
+                    None => {
+                        let group = self.controller.create_group(now, *spec)?;
+                        seen.insert(request_id.clone(), (fingerprint, group.id));
+                        writes.push(Write::Request { request_id, fingerprint, job: group.id });
+                        Ok(group)
+                    }
+                }
+            }
+            GroupAsk::Remove(name) => {
+                let found = self.controller.remove_group(now, &name)?;
+                let gang = Default::default;
+                let absent = || GroupSpec { name, queue: String::new(), priority: 0, gang: gang() };
+                Ok(found.unwrap_or_else(|| removed(now, JobId(0), absent())))
+            }
+        }
+    }
+
+    pub(super) fn publish_groups(&self, groups: Vec<Group>) {
+        if groups.is_empty() {
+            return;
+        }
+        let ids: BTreeSet<JobId> = groups.iter().map(|group| group.id).collect();
+        let mut reasons = self.shared.reasons.write().unwrap_or_else(PoisonError::into_inner);
+        let waits = |group: &&Group| matches!(group.state, GroupState::Pending | GroupState::Repairing);
+        for group in groups.iter().filter(|group| !waits(group)) {
+            reasons.remove(&group.id);
+        }
+        drop(reasons);
+        let mut table = self.shared.groups.write().unwrap_or_else(PoisonError::into_inner);
+        groups.into_iter().for_each(|group| table.put(group));
+        drop(table);
+        ids.into_iter().for_each(|id| self.shared.notifier.notify(id));
+    }
+}
+
+/// What a request for a group that is no more is told.
+fn removed(now: Time, id: JobId, spec: GroupSpec) -> Group {
+    let reason = Reason::new("removed", "nothing of it is left");
+    Group { id, state: GroupState::Removed, reason, ..Controller::preview_group(now, spec) }
 }

@@ -4,17 +4,23 @@
 //! holds a [`Handle`]. A handle without a service reads the records at rest.
 
 mod answers;
+mod artifacts;
 mod control;
+mod events;
 mod follow;
 mod groups;
 mod local_agent;
+mod nodes;
 mod notify;
+mod secrets;
 mod session;
 mod site;
 mod sweeps;
 mod writes;
 
+pub use artifacts::Artifact;
 pub use control::Clock;
+pub use events::{EVENTS_TAIL, EventQuery};
 pub use follow::{ChangeBatch, LogBatch, PointBatch, Query};
 pub use groups::{GROUP_WAIT, GroupRequest};
 pub use local_agent::LocalAgent;
@@ -25,7 +31,7 @@ pub use phalanx_tuner::{Decision, Error as StudyError, Outcome};
 
 use crate::controller::{self, Controller, QueueChange, QueueStatus, Queues, Submission};
 use crate::error::Error;
-use crate::store::{Access, DataLock, Endpoint, LogRow, RecordLimits, Records, State};
+use crate::store::{Access, DataLock, Endpoint, LogRow, RecordLimits, Records, Secrets, State};
 use control::{Control, Input, Request};
 use groups::GroupTable;
 use notify::Notifier;
@@ -47,6 +53,8 @@ use tokio_util::sync::CancellationToken;
 pub const DEFAULT_NODE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Inputs that wait for the controller; a sender waits when they are so many.
 const INBOX: usize = 4096;
+/// Who does what is done within this process.
+const LOCAL: &str = "local";
 /// Bytes of lines that a look at a log's end takes at most.
 const TAIL_BYTES: usize = 2 << 20;
 /// A job's name where neither the file nor the request has one.
@@ -136,6 +144,9 @@ struct Shared {
     live: RwLock<BTreeMap<JobId, Arc<Job>>>,
     /// Placement groups, as they were last committed.
     groups: RwLock<GroupTable>,
+    /// Values that jobs may name.
+    secrets: RwLock<secrets::Known>,
+    secret_store: Secrets,
     /// Why the waiting ones wait, as of the last decision.
     reasons: RwLock<BTreeMap<JobId, Reason>>,
     /// What the site sets.
@@ -163,7 +174,7 @@ impl Service {
             api: BTreeMap::new(),
             scheduling: config.site.spec.scheduling.clone(),
         };
-        let controller = Controller::restore(
+        let mut controller = Controller::restore(
             controller::Config {
                 embedded: config.embedded,
                 node_timeout: config.site.node_timeout(),
@@ -177,11 +188,14 @@ impl Service {
             return Err(Error::Misfit(problems));
         }
         let shared = Arc::new(Shared::new(config.data_dir, state, records));
+        let secrets = shared.secret_store.load()?;
+        secrets.keys().for_each(|name| controller.know_secret(name.clone()));
+        *shared.secrets.write().unwrap_or_else(PoisonError::into_inner) = secrets;
         let (sender, inbox) = mpsc::channel(INBOX);
         let control = Control::new(controller, shared.clone(), clock);
         let node_timeout = config.site.node_timeout();
         shared.set_site(config.site);
-        let handle = Handle { shared, inbox: Some(sender), node_timeout };
+        let handle = Handle { shared, inbox: Some(sender), node_timeout, actor: Arc::from(LOCAL) };
         Ok((Service { control, inbox, lock }, handle))
     }
 
@@ -202,6 +216,8 @@ impl Service {
 impl Shared {
     fn new(data_dir: PathBuf, state: State, records: Records) -> Self {
         Shared {
+            secrets: RwLock::default(),
+            secret_store: Secrets::of(&data_dir),
             data_dir,
             started: Instant::now(),
             state,
@@ -244,6 +260,8 @@ pub struct Handle {
     shared: Arc<Shared>,
     inbox: Option<mpsc::Sender<Input>>,
     node_timeout: Duration,
+    /// Who does what is done through it.
+    actor: Arc<str>,
 }
 
 impl Handle {
@@ -253,7 +271,7 @@ impl Handle {
         let records = Records::open(data_dir, Access::ReadOnly, RecordLimits::default()).await?;
         let groups = RwLock::new(GroupTable::new(state.groups().await?));
         let shared = Arc::new(Shared { groups, ..Shared::new(data_dir.to_owned(), state, records) });
-        Ok(Handle { shared, inbox: None, node_timeout: DEFAULT_NODE_TIMEOUT })
+        Ok(Handle { shared, inbox: None, node_timeout: DEFAULT_NODE_TIMEOUT, actor: Arc::from(LOCAL) })
     }
 
     /// Queues a job and answers once it is durable; with `validate_only` the answer has the id 0.
@@ -368,10 +386,22 @@ impl Handle {
         answered.await.map_err(|_| Error::Unavailable)
     }
 
+    /// Lets a node finish what it runs and gives it nothing new, or takes that back; answers once that is durable.
+    pub async fn drain(&self, node: &str, drain: bool) -> Result<NodeStatus, Error> {
+        let (answer, answered) = oneshot::channel();
+        let (name, actor) = (node.to_owned(), self.actor.clone());
+        let input = Input::Drain { node: name, drain, actor, to: answer };
+        self.inbox()?.send(input).await.map_err(|_| Error::Unavailable)?;
+        answered.await.map_err(|_| Error::Unavailable)??;
+        let nodes = self.nodes().await?.into_iter();
+        let unknown = || Error::UnknownNode(node.to_owned());
+        nodes.into_iter().find(|status| status.name.as_str() == node).ok_or_else(unknown)
+    }
+
     /// Changes queues; answers once that is durable.
     pub async fn change_queues(&self, change: QueueChange) -> Result<(), Error> {
         let (answer, answered) = oneshot::channel();
-        let input = Input::ChangeQueues(Box::new(change), answer);
+        let input = Input::ChangeQueues(Box::new(change), self.actor.clone(), answer);
         self.inbox()?.send(input).await.map_err(|_| Error::Unavailable)?;
         answered.await.map_err(|_| Error::Unavailable)?
     }
@@ -441,7 +471,10 @@ impl Handle {
 
     async fn ask(&self, request: Request) -> Result<Job, Error> {
         let (answer, answered) = oneshot::channel();
-        self.inbox()?.send(Input::Request(request, answer)).await.map_err(|_| Error::Unavailable)?;
+        self.inbox()?
+            .send(Input::Request(request, self.actor.clone(), answer))
+            .await
+            .map_err(|_| Error::Unavailable)?;
         answered.await.map_err(|_| Error::Unavailable)?
     }
 }

@@ -191,7 +191,10 @@ impl Handle {
 
     async fn sweep_ask(&self, ask: SweepAsk) -> Result<Sweep, Error> {
         let (answer, answered) = oneshot::channel();
-        self.inbox()?.send(Input::Sweep(ask, answer)).await.map_err(|_| Error::Unavailable)?;
+        self.inbox()?
+            .send(Input::Sweep(ask, self.actor.clone(), answer))
+            .await
+            .map_err(|_| Error::Unavailable)?;
         answered.await.map_err(|_| Error::Unavailable)?
     }
 }

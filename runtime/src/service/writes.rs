@@ -1,9 +1,17 @@
 //! What the controller has decided, as the store takes it.
 
-use crate::controller::Effects;
+use crate::controller::{Effects, Saved};
 use crate::store::Write;
-use phalanx_core::{Group, JobId};
+use phalanx_core::{Group, JobId, JobState};
 use std::collections::BTreeMap;
+
+/// From submission to running, once a job.
+pub(super) fn record_start(Saved { job, entered }: &Saved) {
+    let first = *entered && job.attempts.len() == 1 && job.state == JobState::Running;
+    if let Some(started) = job.started.filter(|_| first) {
+        metrics::histogram!("phalanx_job_start_seconds").record(started.since(job.submitted).as_secs_f64());
+    }
+}
 
 /// Each group as it was last.
 fn group_writes(effects: &Effects) -> Option<Write> {
@@ -33,5 +41,6 @@ pub(super) fn all_writes(effects: &Effects) -> impl Iterator<Item = Write> {
         fingerprint: *fingerprint,
         job: JobId(*number),
     });
-    jobs.chain(nodes).chain(queues).chain(shares).chain(groups).chain(sweeps).chain(asked)
+    let events = effects.events.iter().cloned().map(Write::Event);
+    jobs.chain(nodes).chain(queues).chain(shares).chain(groups).chain(sweeps).chain(asked).chain(events)
 }

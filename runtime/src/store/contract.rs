@@ -213,6 +213,7 @@ pub(super) async fn a_commit_is_all_or_nothing(backend: &impl Backend) {
 pub(super) async fn nodes_come_and_go(backend: &impl Backend) {
     let state = backend.state().await;
     let record = |name: &str, incarnation: &str| NodeRecord {
+        draining: false,
         name: name.parse().unwrap(),
         incarnation: incarnation.to_owned(),
         capacity: Default::default(),

@@ -22,6 +22,9 @@ pub struct Endpoint {
     /// The certificate authority to trust, where the service speaks TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
+    /// The name that its certificate is for, where that is not its address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_name: Option<String>,
     /// The data folder.
     pub data: PathBuf,
     /// The service's process.
@@ -57,7 +60,7 @@ impl Endpoint {
 }
 
 /// Replaces a file so that every reader, and every restart, sees the old one or the new one.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let fresh = path.with_extension("new");
     let folder = path.parent().unwrap_or(Path::new("."));
     let written = (|| {
@@ -86,6 +89,7 @@ mod tests {
             http: "http://127.0.0.1:7422".to_owned(),
             token_file: data.join("token"),
             ca_file: None,
+            tls_name: None,
             data: data.to_owned(),
             pid,
         }

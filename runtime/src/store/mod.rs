@@ -10,8 +10,10 @@ mod contract;
 mod database;
 mod endpoint;
 mod error;
+mod events;
 mod lock;
 mod records;
+mod secrets;
 mod state;
 mod sweeps;
 #[cfg(test)]
@@ -22,4 +24,5 @@ pub use endpoint::Endpoint;
 pub use error::StoreError;
 pub use lock::{DataLock, Holder};
 pub use records::{Latest, LogRow, NewLine, NewPoint, PointRow, RecordBatch, RecordLimits, Records};
+pub use secrets::Secrets;
 pub use state::{Loaded, State, Write};

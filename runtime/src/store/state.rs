@@ -2,16 +2,18 @@
 
 use super::database::{Access, Database, Schema};
 use super::error::StoreError;
-use super::sweeps;
+use super::{events, sweeps};
 use crate::controller::{LoadedSweep, NodeRecord, QueueWrite, SweepWrite};
+use phalanx_core::event::SERVICE;
 use phalanx_core::spec::QueueSpec;
-use phalanx_core::{Group, GroupState, Job, JobId, NodeName};
+use phalanx_core::{Group, GroupState, Job, JobId, NewEvent, NodeName};
 use phalanx_scheduler::Share;
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow, SqliteSynchronous};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Changes of one job that are kept for watchers; the oldest go first.
 const CHANGES_PER_JOB: u64 = 1000;
@@ -25,6 +27,7 @@ static SCHEMA: Schema = Schema {
         include_str!("schema/state_2.sql"),
         include_str!("schema/state_3.sql"),
         include_str!("schema/state_4.sql"),
+        include_str!("schema/state_5.sql"),
     ],
     synchronous: SqliteSynchronous::Full,
     page_bytes: 4096,
@@ -64,6 +67,8 @@ pub enum Write {
     RemoveNode(NodeName),
     /// A queue that was changed over the API.
     Queue(QueueWrite),
+    /// Something that happened.
+    Event(NewEvent),
     /// What a queue has had.
     Share {
         /// The queue.
@@ -110,6 +115,7 @@ impl State {
     /// belongs together. Returns the number of each visible change, in the order of the writes.
     pub async fn commit(&self, writes: &[Write]) -> Result<Vec<(JobId, u64)>, StoreError> {
         let mut writer = self.0.writer().await?;
+        let started = Instant::now();
         let done = async {
             let connection = writer.begin().await?;
             let mut changes = Vec::new();
@@ -120,8 +126,9 @@ impl State {
             Ok(changes)
         };
         let done = done.await;
-        if done.is_err() {
-            writer.undo().await;
+        match &done {
+            Ok(_) => metrics::histogram!("phalanx_commit_seconds").record(started.elapsed().as_secs_f64()),
+            Err(_) => writer.undo().await,
         }
         done.map_err(|error| self.0.error(&error))
     }
@@ -262,6 +269,14 @@ impl State {
         Ok(rows.iter().map(|row| (row.get(0), row.get::<i64, _>(1) as u64)).collect())
     }
 
+    pub(super) fn readers(&self) -> &sqlx::SqlitePool {
+        self.0.readers()
+    }
+
+    pub(super) fn error(&self, error: &sqlx::Error) -> StoreError {
+        self.0.error(error)
+    }
+
     /// Waits until the files are closed, where this is the last handle.
     pub async fn close(self) {
         if let Some(database) = Arc::into_inner(self.0) {
@@ -310,6 +325,7 @@ async fn apply(
         Write::Queue(QueueWrite::Reset(name)) => {
             sqlx::query("DELETE FROM queue WHERE name = ?").bind(name).execute(connection).await?;
         }
+        Write::Event(event) => events::save(connection, event).await?,
         Write::Share { queue, share } => {
             let query = sqlx::query("INSERT OR REPLACE INTO share (queue, json) VALUES (?, ?)");
             query.bind(queue).bind(json(share)?).execute(connection).await?;
@@ -339,6 +355,9 @@ async fn save_job(
     }
     let query = sqlx::query("INSERT INTO change (job, seq, json) VALUES (?, ?, ?)");
     query.bind(key(job.id.0)).bind(seq).bind(json).execute(&mut *connection).await?;
+    let action = format!("job.{}", job.state.as_str().to_lowercase());
+    let event = NewEvent::new(SERVICE, &action, job.id, job.reason.text.as_str());
+    events::save(&mut *connection, &event).await?;
     let last_dropped = seq - CHANGES_PER_JOB as i64;
     if last_dropped > 0 {
         let query = sqlx::query("DELETE FROM change WHERE job = ? AND seq <= ?");

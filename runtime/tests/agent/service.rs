@@ -243,6 +243,8 @@ pub fn launch(command: &[&str], ranks: u32) -> Launch {
         work: LaunchWork::Program(command.iter().map(|word| (*word).to_owned()).collect()),
         workdir: "/".into(),
         env: BTreeMap::new(),
+        secret_names: Vec::new(),
+        secrets: BTreeMap::new(),
         cpus: Cpus::from_cores(1),
         memory_bytes: 0,
         world: ranks,

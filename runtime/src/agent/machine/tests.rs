@@ -14,6 +14,8 @@ fn launch(attempt: AttemptId) -> Box<Launch> {
         work: LaunchWork::Program(vec!["true".into()]),
         workdir: "/".into(),
         env: BTreeMap::new(),
+        secret_names: Vec::new(),
+        secrets: BTreeMap::new(),
         cpus: Cpus::from_cores(1),
         memory_bytes: 0,
         world: 2,
