@@ -7,7 +7,7 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use phalanx_core::{JobState, NodeState};
 use phalanx_runtime::Error;
 use phalanx_runtime::controller::QueueStatus;
-use phalanx_runtime::service::Handle;
+use phalanx_runtime::service::{DeviceStatus, Handle};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,7 +21,17 @@ const START_BUCKETS: &[f64] =
 /// Seconds of a decision: from an idle service's to one over thousands of nodes.
 const SCHEDULE_BUCKETS: &[f64] =
     &[0.000_01, 0.000_05, 0.000_1, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0];
+/// Seconds of a commit: from a fast disk's to one that everybody waits for.
+const COMMIT_BUCKETS: &[f64] =
+    &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+/// The histograms, with their buckets: without these the exporter would show summaries.
+const HISTOGRAMS: [(&str, &[f64]); 3] = [
+    ("phalanx_job_start_seconds", START_BUCKETS),
+    ("phalanx_schedule_seconds", SCHEDULE_BUCKETS),
+    ("phalanx_commit_seconds", COMMIT_BUCKETS),
+];
 const MILLI: f64 = 1000.0;
+const PERCENT: f64 = 100.0;
 
 /// What Prometheus reads.
 #[derive(Clone)]
@@ -43,16 +53,17 @@ impl std::fmt::Debug for Metrics {
 impl Metrics {
     /// Takes in what the whole process counts from now on; once a process.
     pub fn install() -> Result<Metrics, BuildError> {
-        let builder = PrometheusBuilder::new()
-            .set_buckets_for_metric(Matcher::Full("phalanx_job_start_seconds".to_owned()), START_BUCKETS)?
-            .set_buckets_for_metric(Matcher::Full("phalanx_schedule_seconds".to_owned()), SCHEDULE_BUCKETS)?;
+        let mut builder = PrometheusBuilder::new();
+        for (name, buckets) in HISTOGRAMS {
+            builder = builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets)?;
+        }
         let prometheus = builder.install_recorder()?;
         describe();
         // In the text from the first scrape on, before anything has been counted.
-        let _ = (
-            metrics::histogram!("phalanx_job_start_seconds"),
-            metrics::histogram!("phalanx_schedule_seconds"),
-        );
+        for (name, _) in HISTOGRAMS {
+            let _ = metrics::histogram!(name);
+        }
+        gauge!("phalanx_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         Ok(Metrics { prometheus, nodes: Arc::default(), queues: Arc::default(), started })
     }
@@ -81,7 +92,8 @@ impl Metrics {
         let nodes = handle.nodes().await?;
         let mut known = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         for gone in known.iter().filter(|name| !nodes.iter().any(|node| node.name.as_str() == **name)) {
-            set_node(gone, [0.0; 4]);
+            set_node(gone, [0.0; NODE_GAUGES.len()]);
+            set_state(gone, None);
         }
         for node in &nodes {
             let there = if node.state == NodeState::Lost { 0.0 } else { 1.0 };
@@ -91,8 +103,12 @@ impl Metrics {
                 node.cpus_free.milli() as f64 / MILLI,
                 node.devices.len() as f64,
                 free as f64 / MILLI,
+                node.capacity.memory_bytes as f64,
+                node.memory_free_bytes as f64,
             ];
             set_node(node.name.as_str(), figures.map(|figure| figure * there));
+            set_state(node.name.as_str(), Some(node.state));
+            node.devices.iter().for_each(|device| set_gpu(node.name.as_str(), device));
             known.insert(node.name.to_string());
         }
         Ok(())
@@ -102,10 +118,12 @@ impl Metrics {
         let mut known = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         for gone in known.iter().filter(|name| !queues.iter().any(|queue| queue.spec.name == **name)) {
             gauge!("phalanx_queue_length", "queue" => gone.clone()).set(0.0);
+            gauge!("phalanx_queue_running", "queue" => gone.clone()).set(0.0);
         }
         for queue in queues {
             let name = queue.spec.name.clone();
             gauge!("phalanx_queue_length", "queue" => name.clone()).set(queue.length as f64);
+            gauge!("phalanx_queue_running", "queue" => name.clone()).set(queue.running as f64);
             known.insert(name);
         }
     }
@@ -123,14 +141,41 @@ impl Metrics {
         if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
             gauge!("process_open_fds").set(open.count() as f64);
         }
+        if let Ok((soft, _)) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE) {
+            gauge!("process_max_fds").set(soft as f64);
+        }
     }
 }
 
-fn set_node(name: &str, [cpus, cpus_free, gpus, gpus_free]: [f64; 4]) {
-    gauge!("phalanx_node_cpus", "node" => name.to_owned()).set(cpus);
-    gauge!("phalanx_node_cpus_free", "node" => name.to_owned()).set(cpus_free);
-    gauge!("phalanx_node_gpus", "node" => name.to_owned()).set(gpus);
-    gauge!("phalanx_node_gpus_free", "node" => name.to_owned()).set(gpus_free);
+/// What is shown of every node, in the order that [`set_node`] takes.
+const NODE_GAUGES: [&str; 6] = [
+    "phalanx_node_cpus",
+    "phalanx_node_cpus_free",
+    "phalanx_node_gpus",
+    "phalanx_node_gpus_free",
+    "phalanx_node_memory_bytes",
+    "phalanx_node_memory_free_bytes",
+];
+
+fn set_node(name: &str, figures: [f64; NODE_GAUGES.len()]) {
+    for (gauge, figure) in NODE_GAUGES.into_iter().zip(figures) {
+        gauge!(gauge, "node" => name.to_owned()).set(figure);
+    }
+}
+
+/// 1 for the state that the node is in.
+fn set_state(name: &str, state: Option<NodeState>) {
+    for &one in NodeState::ALL {
+        let is = if state == Some(one) { 1.0 } else { 0.0 };
+        gauge!("phalanx_node_state", "node" => name.to_owned(), "state" => one.as_str()).set(is);
+    }
+}
+
+fn set_gpu(node: &str, status: &DeviceStatus) {
+    let labels = [("node", node.to_owned()), ("gpu", status.device.index.to_string())];
+    gauge!("phalanx_gpu_utilization_ratio", &labels).set(status.utilization / PERCENT);
+    gauge!("phalanx_gpu_memory_bytes", &labels).set(status.device.memory_bytes as f64);
+    gauge!("phalanx_gpu_memory_used_bytes", &labels).set(status.memory_used_bytes as f64);
 }
 
 fn describe() {
@@ -138,7 +183,17 @@ fn describe() {
     describe_gauge!("phalanx_node_cpus_free", "CPUs of a node that no gang holds");
     describe_gauge!("phalanx_node_gpus", "GPUs of a node; 0 while it is lost");
     describe_gauge!("phalanx_node_gpus_free", "GPUs of a node that no gang holds, shared ones in part");
+    describe_gauge!("phalanx_node_memory_bytes", "Memory of a node; 0 while it is lost");
+    describe_gauge!("phalanx_node_memory_free_bytes", "Memory of a node that no gang holds");
+    describe_gauge!("phalanx_node_state", "1 for the state that a node is in");
+    describe_gauge!("phalanx_gpu_utilization_ratio", "How busy a device is, by its driver, from 0 to 1");
+    describe_gauge!("phalanx_gpu_memory_bytes", "Memory of a device; 0 when unknown");
+    describe_gauge!("phalanx_gpu_memory_used_bytes", "Memory of a device that is used, by its driver");
     describe_gauge!("phalanx_queue_length", "Gangs that wait in a queue");
+    describe_gauge!("phalanx_queue_running", "Jobs of a queue with an attempt under way");
+    describe_gauge!("phalanx_build_info", "1, with the version of the service as a label");
+    describe_histogram!("phalanx_commit_seconds", "Time that one commit takes until it is on the disk");
+    describe_gauge!("process_max_fds", "Most file descriptors that the service may open");
     describe_gauge!("phalanx_jobs", "Jobs by state");
     describe_histogram!(
         "phalanx_job_start_seconds",
