@@ -1,7 +1,7 @@
 //! `agent`: this machine as a node of a service.
 
 use crate::args::Global;
-use crate::client::{channel, data_dir, given_token_file};
+use crate::client::{Trust, channel, data_dir, given_token_file, reach};
 use crate::failure::{FAILED, Failure};
 use crate::machine::{NodeArgs, node_name};
 use crate::output::Output;
@@ -23,7 +23,9 @@ use tonic::Code;
 #[command(after_help = "Examples:
   phalanx token --agent > join.token           on the service's machine
   phalanx agent --server HOST:7421 --token-file join.token --name gpu1
-  phalanx agent --server HOST:7421 --token-file join.token --cpus 8 --label rack=r1")]
+  phalanx agent --server HOST:7421 --token-file join.token --cpus 8 --label rack=r1
+  phalanx agent --server HOST:7421 --token-file join.token --ca-file ca.pem
+                                               a service that speaks TLS, as one on another machine does")]
 pub(crate) struct AgentArgs {
     /// The node's name [default: this machine's]
     #[arg(long, value_name = "NAME", value_parser = parse_name)]
@@ -63,8 +65,9 @@ pub(crate) async fn run(global: &Global, args: &AgentArgs, output: &Output) -> R
     let (connect, on_this_machine) = match (server, args.service_data.clone()) {
         (_, Some(service_data)) => (to_folder(service_data, token_file), true),
         (Some(server), None) => {
-            try_to_join(&server, &token_file).await?;
-            (to_address(server, token_file), false)
+            let trust = Trust::given(global);
+            try_to_join(&server, &token_file, &trust).await?;
+            (to_address(server, token_file, trust), false)
         }
         (None, None) => return Err(Failure::usage("which service? name it with --server HOST:PORT")),
     };
@@ -100,13 +103,13 @@ pub(crate) async fn run(global: &Global, args: &AgentArgs, output: &Output) -> R
 }
 
 /// A wrong address or token is told at once instead of being tried for ever.
-async fn try_to_join(server: &str, token_file: &std::path::Path) -> Result<(), Failure> {
+async fn try_to_join(server: &str, token_file: &std::path::Path, trust: &Trust) -> Result<(), Failure> {
     let token = Tokens::read(token_file)?;
     let bearer =
         format!("Bearer {token}").parse().map_err(|_| Failure::failed("the token is not plain text"))?;
     let mut request = tonic::Request::new(tokio_stream::pending());
     request.metadata_mut().insert("authorization", bearer);
-    match AgentsClient::new(channel(server).await?).connect(request).await {
+    match AgentsClient::new(channel(server, trust).await?).connect(request).await {
         Ok(_) => Ok(()),
         Err(status) if status.code() == Code::Unauthenticated => Err(Failure::failed(format!(
             "the service at {server} refused the token in {}; `phalanx token --agent` prints the right one there",
@@ -116,10 +119,10 @@ async fn try_to_join(server: &str, token_file: &std::path::Path) -> Result<(), F
     }
 }
 
-fn to_address(server: String, token_file: PathBuf) -> Connect {
+fn to_address(server: String, token_file: PathBuf, trust: Trust) -> Connect {
     Arc::new(move || {
-        let (server, token_file) = (server.clone(), token_file.clone());
-        Box::pin(async move { connect(&server, &token_file).await })
+        let (server, token_file, trust) = (server.clone(), token_file.clone(), trust.clone());
+        Box::pin(async move { connect(&server, &token_file, &trust).await })
     })
 }
 
@@ -130,14 +133,19 @@ fn to_folder(service_data: PathBuf, token_file: PathBuf) -> Connect {
         Box::pin(async move {
             let gone = || format!("no service runs on {}", service_data.display());
             let endpoint = Endpoint::read(&service_data).ok_or_else(gone)?;
-            connect(&endpoint.grpc, &token_file).await
+            let (server, trust) = reach(&endpoint);
+            connect(&server, &token_file, &trust).await
         })
     })
 }
 
-async fn connect(server: &str, token_file: &std::path::Path) -> Result<Connection, ConnectError> {
+async fn connect(
+    server: &str,
+    token_file: &std::path::Path,
+    trust: &Trust,
+) -> Result<Connection, ConnectError> {
     let token = Tokens::read(token_file)?;
-    let channel = channel(server).await.map_err(|failure| failure.to_string())?;
+    let channel = channel(server, trust).await.map_err(|failure| failure.to_string())?;
     Ok(Connection { channel, token: Some(token) })
 }
 

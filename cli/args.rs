@@ -57,6 +57,9 @@ pub(crate) struct Global {
     /// The file with the service's token
     #[arg(long, value_name = "FILE", env = "PHALANX_TOKEN_FILE", hide_env_values = true, global = true)]
     pub(crate) token_file: Option<PathBuf>,
+    /// The certificates that vouch for a service that speaks TLS
+    #[arg(long, value_name = "FILE", env = "PHALANX_CA_FILE", hide_env_values = true, global = true)]
+    pub(crate) ca_file: Option<PathBuf>,
     /// The data folder; without it $XDG_DATA_HOME/phalanx or ~/.local/share/phalanx
     #[arg(long, value_name = "DIR", env = "PHALANX_DATA", hide_env_values = true, global = true)]
     pub(crate) data: Option<PathBuf>,
@@ -102,6 +105,12 @@ pub(crate) enum Command {
     /// Nodes, and what is free on them
     #[command(after_help = crate::nodes::EXAMPLES)]
     Nodes,
+    /// Let a node finish what it runs and give it nothing new
+    Drain(crate::drain::DrainArgs),
+    /// What happened, who did it, and to what
+    Events(crate::events::EventsArgs),
+    /// Values that jobs name and nobody is shown
+    Secret(crate::secret::SecretArgs),
     /// Queues: what each has, holds and waits for
     Queues(crate::queues::QueuesArgs),
     /// The service's settings, and where each comes from
@@ -115,7 +124,9 @@ pub(crate) enum Command {
     /// What this machine has, and what to do about what is missing
     #[command(after_help = crate::doctor::EXAMPLES)]
     Doctor,
-    /// Print the token that opens the service
+    /// Make a certificate for a service
+    Cert(crate::cert::CertArgs),
+    /// Print the token that opens the service, or make it anew
     Token(crate::token::TokenArgs),
     /// Measure what the machine can do
     #[command(after_help = "Examples:
@@ -128,6 +139,8 @@ pub(crate) enum Command {
     Convert(crate::convert::ConvertArgs),
     /// Print a completion script for a shell
     Completions(crate::completions::CompletionsArgs),
+    /// Print the manual page, or write a page for every command
+    Man(crate::reference::ManArgs),
     /// One rank of the built-in trainer
     #[command(hide = true)]
     Worker(crate::worker::WorkerArgs),

@@ -6,6 +6,7 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::sweep;
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use phalanx_api::{json, v1 as pb};
 
 /// What is wanted.
@@ -24,6 +25,7 @@ pub(crate) enum Change {
   phalanx resume j12     it goes on from its checkpoint")]
 pub(crate) struct ChangeArgs {
     /// The id of a job, a sweep or a trial
+    #[arg(add = ArgValueCompleter::new(crate::completions::jobs))]
     id: String,
 }
 

@@ -13,12 +13,13 @@ use phalanx_core::limits::WIRE_MESSAGE_BYTES;
 use phalanx_runtime::service::Handle;
 use phalanx_runtime::store::Endpoint;
 use phalanx_server::Tokens;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Channel;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig};
 use tonic::{Request, Status};
 
 /// A service that cannot be reached by then is away.
@@ -75,6 +76,8 @@ pub(crate) enum Route {
         server: String,
         /// The file with its token.
         token_file: PathBuf,
+        /// Whom to trust to vouch for it.
+        trust: Trust,
     },
     /// Whichever service runs on the data folder; its address may change with every start.
     Folder {
@@ -96,7 +99,8 @@ impl Route {
         let data_dir = data_dir(global)?;
         if let Some(server) = global.server.as_deref().filter(|server| !server.is_empty()) {
             let token_file = given_token_file(global).unwrap_or_else(|| Tokens::user_file(&data_dir));
-            return Ok(Some(Route::Address { server: server.to_owned(), token_file }));
+            let trust = Trust::given(global);
+            return Ok(Some(Route::Address { server: server.to_owned(), token_file, trust }));
         }
         Ok(Endpoint::read(&data_dir).map(|_| Route::Folder { data_dir }))
     }
@@ -135,7 +139,10 @@ impl Route {
     /// What to add to a command line to get to the same service.
     pub(crate) fn flags(&self) -> String {
         match self {
-            Route::Address { server, .. } => format!(" --server {server}"),
+            Route::Address { server, trust, .. } => {
+                let ca = trust.ca_file.as_ref().map(|file| format!(" --ca-file {}", file.display()));
+                format!(" --server {server}{}", ca.unwrap_or_default())
+            }
             Route::Folder { .. } | Route::Here { .. } => String::new(),
         }
     }
@@ -143,37 +150,70 @@ impl Route {
     /// A client for it.
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {
         match self {
-            Route::Address { server, token_file } => {
-                dial(server, token_file, "--token-file or PHALANX_TOKEN_FILE").await
+            Route::Address { server, token_file, trust } => {
+                dial(server, token_file, trust, "--token-file or PHALANX_TOKEN_FILE").await
             }
             Route::Folder { data_dir } => {
                 let gone =
                     || Failure::trouble(format!("the service on {} is not running", data_dir.display()));
                 let endpoint = Endpoint::read(data_dir).ok_or_else(gone)?;
-                dial(&endpoint.grpc, &endpoint.token_file, "the data folder").await
+                let (server, trust) = reach(&endpoint);
+                dial(&server, &endpoint.token_file, &trust, "the data folder").await
             }
             Route::Here { channel, .. } => Ok(Client::new(channel.clone(), None)),
         }
     }
 }
 
-async fn dial(server: &str, token_file: &Path, source: &str) -> Result<Client, Failure> {
+async fn dial(server: &str, token_file: &Path, trust: &Trust, source: &str) -> Result<Client, Failure> {
     let token = Tokens::read(token_file)
         .map_err(|error| Failure::trouble(format!("no token for {server}: {error} (named by {source})")))?;
     let token =
         format!("Bearer {token}").parse().map_err(|_| Failure::trouble("the token is not plain text"))?;
-    Ok(Client::new(channel(server).await?, Some(token)))
+    Ok(Client::new(channel(server, trust).await?, Some(token)))
+}
+
+/// Whom a client trusts to vouch for a service; without a file it speaks no TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Trust {
+    ca_file: Option<PathBuf>,
+    /// The name in the service's certificate, where that is not its address.
+    name: Option<String>,
+}
+
+impl Trust {
+    /// As the flags say.
+    pub(crate) fn given(global: &Global) -> Trust {
+        let ca_file = global.ca_file.clone().filter(|path| !path.as_os_str().is_empty());
+        Trust { ca_file, name: None }
+    }
+}
+
+/// How a program on the service's own machine reaches it: one that listens on all addresses does so on the loopback too.
+pub(crate) fn reach(endpoint: &Endpoint) -> (String, Trust) {
+    let server = match endpoint.grpc.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_unspecified() => match address {
+            SocketAddr::V4(_) => format!("127.0.0.1:{}", address.port()),
+            SocketAddr::V6(_) => format!("[::1]:{}", address.port()),
+        },
+        _ => endpoint.grpc.clone(),
+    };
+    (server, Trust { ca_file: endpoint.ca_file.clone(), name: endpoint.tls_name.clone() })
 }
 
 /// A connection to an address, made now, so that a service that is away is told at once.
-pub(crate) async fn channel(server: &str) -> Result<Channel, Failure> {
+pub(crate) async fn channel(server: &str, trust: &Trust) -> Result<Channel, Failure> {
     let wrong =
         || Failure::usage(format!("`{server}` is not the address of a service; write it as HOST:PORT"));
     if !server.contains(':') || server.contains('/') {
         return Err(wrong());
     }
-    let endpoint =
-        tonic::transport::Endpoint::from_shared(format!("http://{server}")).map_err(|_| wrong())?;
+    let scheme = if trust.ca_file.is_some() { "https" } else { "http" };
+    let mut endpoint =
+        tonic::transport::Endpoint::from_shared(format!("{scheme}://{server}")).map_err(|_| wrong())?;
+    if let Some(ca_file) = &trust.ca_file {
+        endpoint = with_tls(endpoint, ca_file, trust.name.as_deref())?;
+    }
     let endpoint = endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
@@ -181,9 +221,29 @@ pub(crate) async fn channel(server: &str) -> Result<Channel, Failure> {
         .keep_alive_timeout(KEEPALIVE)
         .keep_alive_while_idle(true);
     endpoint.connect().await.map_err(|error| {
-        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-        Failure::trouble(format!("cannot reach the service at {server}{cause}; is it up?"))
+        let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
+        let causes: String = causes.map(|cause| format!(": {cause}")).collect();
+        let advice = match &trust.ca_file {
+            Some(ca_file) => format!("is it up, and does {} vouch for it?", ca_file.display()),
+            None => "is it up? One that speaks TLS needs --ca-file".to_owned(),
+        };
+        Failure::trouble(format!("cannot reach the service at {server}{causes}; {advice}"))
     })
+}
+
+fn with_tls(
+    endpoint: tonic::transport::Endpoint,
+    ca_file: &Path,
+    name: Option<&str>,
+) -> Result<tonic::transport::Endpoint, Failure> {
+    let unusable =
+        |error: String| Failure::failed(format!("cannot use the CA file {}: {error}", ca_file.display()));
+    let pem = std::fs::read(ca_file).map_err(|error| unusable(error.to_string()))?;
+    let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem));
+    if let Some(name) = name {
+        tls = tls.domain_name(name);
+    }
+    endpoint.tls_config(tls).map_err(|error| unusable(error.to_string()))
 }
 
 /// The token file that the flags name.
@@ -212,7 +272,11 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_address_is_wrong_usage() {
         for server in ["", "host", "http://host:1", "host:port:1/x", "a b:1"] {
-            assert_eq!(channel(server).await.unwrap_err().code, crate::failure::USAGE, "{server}");
+            assert_eq!(
+                channel(server, &Trust::default()).await.unwrap_err().code,
+                crate::failure::USAGE,
+                "{server}"
+            );
         }
     }
 }

@@ -110,6 +110,7 @@ pub(crate) fn read(given: Option<&Path>, global: &Global) -> Result<Site, Failur
             Some((name, format!("{key}={value}")))
         })
         .collect();
+    check_variables()?;
     let above: Vec<String> =
         variables.iter().map(|(_, set)| set.clone()).chain(global.set.iter().cloned()).collect();
     let refused =
@@ -124,6 +125,19 @@ pub(crate) fn read(given: Option<&Path>, global: &Global) -> Result<Site, Failur
     origins.extend(variables.iter().map(|(name, set)| (key(set), name.clone())));
     origins.extend(global.set.iter().map(|set| (key(set), "--set".to_owned())));
     Ok(Site { spec, origins })
+}
+
+/// A variable that is meant for a setting and names none is a mistake, like an unknown key of the file.
+fn check_variables() -> Result<(), Failure> {
+    let known: Vec<String> = SETTABLE.into_iter().map(variable).collect();
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let mut meant = names.filter(|name| name.starts_with("PHALANX_") && name.contains("__"));
+    match meant.find(|name| !known.contains(name)) {
+        Some(name) => {
+            Err(Failure::usage(format!("the variable {name} sets nothing; there is {}", known.join(", "))))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The variable of a key: `scheduling.max_bypass` is `PHALANX_SCHEDULING__MAX_BYPASS`.

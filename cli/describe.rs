@@ -7,6 +7,7 @@ use crate::output::Output;
 use crate::sweep;
 use crate::table;
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use phalanx_api::{json, v1 as pb};
 use phalanx_core::quantity::format_bytes;
 use std::fmt::Write;
@@ -18,6 +19,7 @@ use std::fmt::Write;
   phalanx describe j12 --json | jq '.attempts[].message'")]
 pub(crate) struct DescribeArgs {
     /// The id of a job, a sweep or a trial
+    #[arg(add = ArgValueCompleter::new(crate::completions::jobs))]
     id: String,
 }
 

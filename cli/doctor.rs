@@ -22,6 +22,8 @@ pub(crate) const EXAMPLES: &str = "Examples:
 const LITTLE_DISK_BYTES: u64 = 1 << 30;
 /// Less shared memory than this is worth a word: containers often have 64 MiB.
 const LITTLE_SHM_BYTES: u64 = 256 << 20;
+/// Fewer open files than this are worth a word: browsers, agents and the pipes of ranks each take some.
+const FEW_DESCRIPTORS: u64 = 4096;
 /// The ports of `up`.
 const PORTS: [u16; 2] = [7421, 7422];
 
@@ -49,7 +51,15 @@ pub(crate) fn run(global: &Global, output: &Output) -> Result<(), Failure> {
     let data_dir = data_dir(global)?;
     let mut findings = vec![cpus(), memory(), supervision()];
     findings.extend(gpus());
-    findings.extend([nccl(), shared_memory(), data(&data_dir), disk(&data_dir), service(&data_dir)]);
+    findings.extend([
+        nccl(),
+        libtorch(),
+        shared_memory(),
+        descriptors(),
+        data(&data_dir),
+        disk(&data_dir),
+        service(&data_dir),
+    ]);
     if output.json {
         let documents = findings.iter().map(|finding| {
             json!({ "what": finding.what, "ok": finding.ok, "found": finding.found, "advice": finding.advice })
@@ -129,6 +139,32 @@ fn nccl() -> Finding {
     match phalanx_gpu::nccl() {
         Ok(version) => Finding::good("nccl", version),
         Err(why) => Finding::lacking("nccl", "none; only needed for collectives between GPUs", why),
+    }
+}
+
+fn libtorch() -> Finding {
+    let named = std::env::var_os("LIBTORCH").map(|folder| PathBuf::from(folder).join("lib"));
+    let usual = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/local/lib", "/usr/lib"];
+    let folders = named.into_iter().chain(usual.map(PathBuf::from));
+    match folders.map(|folder| folder.join("libtorch_cpu.so")).find(|file| file.exists()) {
+        Some(file) => Finding::good("libtorch", file.display().to_string()),
+        None => Finding::lacking(
+            "libtorch",
+            "none; only needed by a build with the feature `tch`",
+            "unpack one from pytorch.org and name it by LIBTORCH, or install Debian's libtorch-dev",
+        ),
+    }
+}
+
+fn descriptors() -> Finding {
+    match nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE) {
+        Ok((soft, _)) if soft >= FEW_DESCRIPTORS => Finding::good("open files", format!("{soft} at most")),
+        Ok((soft, hard)) => Finding::lacking(
+            "open files",
+            format!("{soft} at most"),
+            format!("a service for many needs more: `ulimit -n {hard}`, or LimitNOFILE in its unit"),
+        ),
+        Err(error) => Finding::lacking("open files", "unknown", error.to_string()),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use phalanx_runtime::Error;
 use phalanx_runtime::store::StoreError;
-use phalanx_server::TokenError;
+use phalanx_server::{TlsError, TokenError};
 use std::fmt;
 use std::io;
 use tonic::{Code, Status};
@@ -86,6 +86,9 @@ impl From<Status> for Failure {
             (Code::Unavailable, "") => {
                 Failure::trouble(format!("the service is away ({message}); is it still up?"))
             }
+            _ if message.contains("h2 protocol error") || message == "transport error" => {
+                Failure::trouble(format!("{message}: a service that speaks TLS needs --ca-file"))
+            }
             _ => Failure::trouble(message),
         }
     }
@@ -117,6 +120,12 @@ impl From<StoreError> for Failure {
 impl From<TokenError> for Failure {
     fn from(error: TokenError) -> Self {
         Failure::trouble(error.to_string())
+    }
+}
+
+impl From<TlsError> for Failure {
+    fn from(error: TlsError) -> Self {
+        Failure::failed(error.to_string())
     }
 }
 

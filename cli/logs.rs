@@ -9,6 +9,7 @@ use crate::output::Output;
 use crate::run::Interrupts;
 use crate::sweep;
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use phalanx_api::v1 as pb;
 
 #[derive(Debug, Args)]
@@ -20,6 +21,7 @@ use phalanx_api::v1 as pb;
   phalanx logs j12 --json        one object a line, with seq, time and rank")]
 pub(crate) struct LogsArgs {
     /// The id of a job, a sweep or a trial
+    #[arg(add = ArgValueCompleter::new(crate::completions::jobs))]
     id: String,
     /// Go on until the job is over
     #[arg(short, long)]

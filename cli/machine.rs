@@ -75,6 +75,20 @@ pub(crate) fn node_name() -> NodeName {
     host.parse().or_else(|_| "local".parse()).unwrap_or_else(|_| unreachable!("`local` is a legal name"))
 }
 
+/// The names and addresses that others may know this machine by: those of a certificate for all of it.
+pub(crate) fn own_names() -> Vec<String> {
+    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+    names.extend(nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()));
+    let addresses = nix::ifaddrs::getifaddrs().into_iter().flatten().filter_map(|at| at.address);
+    names.extend(addresses.filter_map(|address| {
+        let v4 = address.as_sockaddr_in().map(|address| address.ip().to_string());
+        v4.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().to_string()))
+    }));
+    names.sort();
+    names.dedup();
+    names
+}
+
 /// Memory that this machine, or the container we are in, has.
 pub(crate) fn memory_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;

@@ -5,6 +5,7 @@ mod agent;
 mod args;
 mod bench;
 mod best;
+mod cert;
 mod change;
 mod check;
 mod client;
@@ -13,7 +14,9 @@ mod config;
 mod convert;
 mod describe;
 mod doctor;
+mod drain;
 mod embedded;
+mod events;
 mod export;
 mod failure;
 mod file;
@@ -28,9 +31,11 @@ mod output;
 mod progress;
 mod ps;
 mod queues;
+mod reference;
 mod replay;
 mod report;
 mod run;
+mod secret;
 mod simulate;
 mod study;
 mod submit;
@@ -53,6 +58,7 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    completions::answer();
     let args = Args::parse();
     let output = Output::new(args.global.json, args.global.quiet);
     start_tracing(&output);
@@ -86,6 +92,9 @@ fn dispatch(Args { global, command }: Args, output: &Output) -> Result<u8, Failu
         Command::Resume(args) => slim(change::run(global, Change::Resume, args, output)).map(done),
         Command::Why(args) => slim(why::run(global, args, output)).map(done),
         Command::Nodes => slim(nodes::run(global, output)).map(done),
+        Command::Drain(args) => slim(drain::run(global, args, output)).map(done),
+        Command::Events(args) => slim(events::run(global, args, output)).map(done),
+        Command::Secret(args) => slim(secret::run(global, args, output)).map(done),
         Command::Queues(args) => slim(queues::run(global, args, output)).map(done),
         Command::Export(args) => slim(export::run(global, args, output)).map(done),
         Command::Top(args) => slim(top::run(global, args, output)).map(done),
@@ -94,7 +103,8 @@ fn dispatch(Args { global, command }: Args, output: &Output) -> Result<u8, Failu
         Command::Check(args) => slim(check::run(global, args, output)).map(done),
         Command::Report(args) => report::run(args, output).map(done),
         Command::Doctor => doctor::run(global, output).map(done),
-        Command::Token(args) => token::run(global, args, output).map(done),
+        Command::Cert(args) => cert::run(args, output).map(done),
+        Command::Token(args) => slim(token::run(global, args, output)).map(done),
         Command::Bench(args) => {
             bench::run(args, output.json).map_err(|error| Failure::failed(format!("{error:#}"))).map(done)
         }
@@ -103,6 +113,7 @@ fn dispatch(Args { global, command }: Args, output: &Output) -> Result<u8, Failu
         Command::Convert(args) => convert::run(args, output).map(done),
         Command::Study(args) => study::run(global, args, output).map(done),
         Command::Completions(args) => completions::run(args).map(done),
+        Command::Man(args) => reference::run(args).map(done),
         Command::Worker(args) => worker::worker(args).map(done),
         Command::Guard => Ok(worker::guard()),
     }

@@ -3,14 +3,14 @@
 use crate::args::Global;
 use crate::client::data_dir;
 use crate::failure::{FAILED, Failure};
-use crate::machine::{NodeArgs, node_name};
+use crate::machine::{NodeArgs, node_name, own_names};
 use crate::output::Output;
 use crate::run::Interrupts;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use phalanx_core::NodeState;
 use phalanx_runtime::service::{Handle, LocalAgent, Service, ServiceConfig};
 use phalanx_runtime::store::{Endpoint, RecordLimits};
-use phalanx_server::{Listeners, Metrics, Tokens};
+use phalanx_server::{Identity, Listeners, Metrics, Tokens};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -32,6 +32,8 @@ const LOOK: Duration = Duration::from_millis(2);
   phalanx up --grpc 127.0.0.1:0 --http 127.0.0.1:0 --json
                                                free ports, told in the ready line
   phalanx up --cpus 0                          no local node: agents join from elsewhere
+  phalanx up --grpc 0.0.0.0:7421 --http 0.0.0.0:7422 --tls auto
+                                               for other machines too; ca_file in the ready line is what they trust
   phalanx up --config site.toml                with queues and settings; SIGHUP reads it again")]
 pub(crate) struct UpArgs {
     /// Where gRPC listens; port 0 takes a free one
@@ -40,6 +42,18 @@ pub(crate) struct UpArgs {
     /// Where HTTP listens; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7422")]
     http: SocketAddr,
+    /// Speak TLS with a certificate made for the bound address, under an authority of the service's own
+    #[arg(long, value_name = "auto", conflicts_with_all = ["tls_cert", "tls_key"])]
+    tls: Option<Auto>,
+    /// Speak TLS with this certificate (and those above it), in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The key of the certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// A name that others know this machine by: in the certificate, and HTTP answers for it
+    #[arg(long = "host", value_name = "NAME")]
+    hosts: Vec<String>,
     /// Queues and settings; without it config.toml in $XDG_CONFIG_HOME/phalanx or ~/.config/phalanx, if it is there
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -47,13 +61,49 @@ pub(crate) struct UpArgs {
     node: NodeArgs,
 }
 
+/// The certificate is made by the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Auto {
+    Auto,
+}
+
+impl UpArgs {
+    fn has_tls(&self) -> bool {
+        self.tls.is_some() || self.tls_cert.is_some()
+    }
+
+    /// What the service shows to prove who it is, and the file that its clients trust.
+    fn identity(&self, global: &Global, data_dir: &Path) -> Result<Option<(Identity, PathBuf)>, Failure> {
+        if let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) {
+            let trusted = global.ca_file.clone().unwrap_or_else(|| cert.clone());
+            return Ok(Some((Identity::load(cert, key)?, std::path::absolute(trusted)?)));
+        }
+        if self.tls.is_none() {
+            return Ok(None);
+        }
+        let addresses = [self.grpc.ip(), self.http.ip()];
+        let mut names = own_names();
+        names.extend(addresses.iter().filter(|ip| !ip.is_unspecified()).map(ToString::to_string));
+        names.extend(self.hosts.iter().cloned());
+        names.sort();
+        names.dedup();
+        Ok(Some(Identity::make(&data_dir.join("tls"), &names)?))
+    }
+
+    /// Names that HTTP answers for.
+    fn names(&self) -> Vec<String> {
+        let named = self.hosts.iter().cloned();
+        named.chain(own_names().into_iter().filter(|_| self.has_tls())).collect()
+    }
+}
+
 /// Runs it.
 pub(crate) async fn run(global: &Global, args: &UpArgs, output: &Output) -> Result<(), Failure> {
     for address in [args.grpc, args.http] {
-        if !address.ip().is_loopback() {
+        if !address.ip().is_loopback() && !args.has_tls() {
             return Err(Failure::usage(format!(
-                "{address} can be reached from other machines, which needs TLS, and this version has none: \
-                 use a loopback address such as 127.0.0.1:{}",
+                "{address} can be reached from other machines, and without TLS whoever listens in between has the token: \
+                 add `--tls auto`, or use a loopback address such as 127.0.0.1:{}",
                 address.port()
             )));
         }
@@ -69,17 +119,21 @@ pub(crate) async fn run(global: &Global, args: &UpArgs, output: &Output) -> Resu
     let listeners =
         Listeners { grpc: bind(args.grpc, "--grpc").await?, http: bind(args.http, "--http").await? };
     let tokens = Tokens::load_or_make(&data_dir)?;
+    let (tls, ca_file) = args.identity(global, &data_dir)?.unzip();
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let endpoint = Endpoint {
         grpc: listeners.grpc.local_addr()?.to_string(),
-        http: format!("http://{}", listeners.http.local_addr()?),
+        http: format!("{scheme}://{}", listeners.http.local_addr()?),
         token_file: Tokens::user_file(&data_dir),
-        ca_file: None,
+        ca_file,
+        tls_name: args.hosts.first().filter(|_| args.tls_cert.is_some()).cloned(),
         data: data_dir.clone(),
         pid: std::process::id(),
     };
     service.announce(&endpoint)?;
     tokio::spawn(read_again(handle.clone(), args.config.clone(), global.clone(), interrupts.hangups()));
-    let running = Running::start(service, handle, listeners, tokens, metrics, local_agent(args, &data_dir)?);
+    let faces = phalanx_server::Config { tokens, metrics, tls, names: args.names() };
+    let running = Running::start(service, handle, listeners, faces, local_agent(args, &data_dir)?);
     running.wait_for_node().await;
     say_ready(&endpoint, output)?;
     running.until(&mut interrupts, output).await
@@ -115,12 +169,16 @@ async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, Failure> {
 
 fn say_ready(endpoint: &Endpoint, output: &Output) -> Result<(), Failure> {
     if output.json {
-        return output.document(&json!({
+        let mut ready = json!({
             "grpc": endpoint.grpc,
             "http": endpoint.http,
             "token_file": endpoint.token_file,
             "data": endpoint.data,
-        }));
+        });
+        if let Some(ca_file) = &endpoint.ca_file {
+            ready["ca_file"] = json!(ca_file);
+        }
+        return output.document(&ready);
     }
     output.line(&format!("phalanx is ready: gRPC {}, dashboard {}/", endpoint.grpc, endpoint.http))
 }
@@ -156,13 +214,12 @@ impl Running {
         service: Service,
         handle: Handle,
         listeners: Listeners,
-        tokens: Tokens,
-        metrics: Metrics,
+        config: phalanx_server::Config,
         agent: Option<LocalAgent>,
     ) -> Running {
         let (stop_service, stop_agent, stop_faces) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-        let faces = phalanx_server::serve(handle.clone(), listeners, tokens, metrics, stop_faces.clone());
+        let faces = phalanx_server::serve(handle.clone(), listeners, config, stop_faces.clone());
         Running {
             handle,
             service: tokio::spawn(service.run(stop_service.clone())),
@@ -235,11 +292,11 @@ fn ended_early<E: std::fmt::Display>(
     }
 }
 
-/// Until a node takes work.
+/// Until a node is there.
 pub(crate) async fn wait_for_node(handle: &Handle) {
     loop {
         if let Ok(nodes) = handle.nodes().await
-            && nodes.iter().any(|node| node.state == NodeState::Ready)
+            && nodes.iter().any(|node| node.state != NodeState::Lost)
         {
             return;
         }

@@ -8,6 +8,7 @@ use crate::output::Output;
 use crate::run::{Interrupts, took};
 use crate::sweep;
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use phalanx_api::{json, v1 as pb};
 
 #[derive(Debug, Args)]
@@ -20,6 +21,7 @@ use phalanx_api::{json, v1 as pb};
 It goes on waiting while the service restarts; one that stays away for a minute is exit 125.")]
 pub(crate) struct WaitArgs {
     /// The id of a job, a sweep or a trial
+    #[arg(add = ArgValueCompleter::new(crate::completions::jobs))]
     id: String,
 }
 

@@ -6,6 +6,7 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::sweep;
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use phalanx_api::{json, v1 as pb};
 use serde_json::{Value, json};
 
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
   phalanx why j12 --json | jq -r .reason.code")]
 pub(crate) struct WhyArgs {
     /// The id of a job, a sweep or a trial
+    #[arg(add = ArgValueCompleter::new(crate::completions::jobs))]
     id: String,
 }
 

@@ -1,12 +1,17 @@
 //! Who may ask: tokens made at the first start, compared in constant time, required by every method of every face.
 
+use axum::body::Bytes;
+use http_body::{Frame, SizeHint};
 use std::fmt;
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use subtle::ConstantTimeEq;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::header::{AUTHORIZATION, COOKIE};
 use tonic::codegen::http::{HeaderMap, Request, Response};
@@ -15,6 +20,8 @@ use tonic::codegen::http::{HeaderMap, Request, Response};
 const TOKEN_BYTES: usize = 32;
 /// The only service that an agent's token opens.
 const AGENTS: &str = "/phalanx.v1.Agents/";
+/// The call that makes a token anew, which lives to tell it.
+const ROTATE: &str = "/phalanx.v1.Cluster/RotateToken";
 /// What a browser's cookie is derived for.
 const SESSION: &str = "phalanx 2026 session cookie";
 /// Only the owner may read or write a token.
@@ -41,9 +48,25 @@ pub enum TokenError {
 
 /// The secrets that open the faces.
 #[derive(Clone)]
-pub struct Tokens {
-    user: Arc<str>,
-    agent: Arc<str>,
+pub struct Tokens(Arc<Inner>);
+
+struct Inner {
+    data_dir: PathBuf,
+    user: RwLock<User>,
+    agent: RwLock<Arc<str>>,
+}
+
+/// The token that may do everything, and what ends with it.
+struct User {
+    token: Arc<str>,
+    /// Cancelled when another token takes its place.
+    session: CancellationToken,
+}
+
+impl User {
+    fn new(token: String) -> User {
+        User { token: token.into(), session: CancellationToken::new() }
+    }
 }
 
 impl fmt::Debug for Tokens {
@@ -67,7 +90,39 @@ impl Tokens {
     pub fn load_or_make(data_dir: &Path) -> Result<Tokens, TokenError> {
         let user = load_or_make(&Tokens::user_file(data_dir))?;
         let agent = load_or_make(&Tokens::agent_file(data_dir))?;
-        Ok(Tokens { user: user.into(), agent: agent.into() })
+        Ok(Tokens::of(data_dir, user, agent))
+    }
+
+    fn of(data_dir: &Path, user: String, agent: String) -> Tokens {
+        let (user, agent) = (RwLock::new(User::new(user)), RwLock::new(agent.into()));
+        Tokens(Arc::new(Inner { data_dir: data_dir.to_owned(), user, agent }))
+    }
+
+    /// Makes a new token, on the disk before it opens anything. The old one opens nothing from then on, and what it has
+    /// opened and still goes on is ended.
+    pub fn rotate(&self, agent: bool) -> Result<String, TokenError> {
+        let file = if agent { Tokens::agent_file } else { Tokens::user_file };
+        let token = make(&file(&self.0.data_dir))?;
+        if agent {
+            *self.0.agent.write().unwrap_or_else(PoisonError::into_inner) = token.as_str().into();
+        } else {
+            let mut user = self.0.user.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *user, User::new(token.clone())).session.cancel();
+        }
+        Ok(token)
+    }
+
+    fn user(&self) -> Arc<str> {
+        self.0.user.read().unwrap_or_else(PoisonError::into_inner).token.clone()
+    }
+
+    fn agent(&self) -> Arc<str> {
+        self.0.agent.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Cancelled when the token that may do everything is made anew.
+    pub(crate) fn session(&self) -> CancellationToken {
+        self.0.user.read().unwrap_or_else(PoisonError::into_inner).session.clone()
     }
 
     /// Reads a token from a file.
@@ -88,7 +143,7 @@ impl Tokens {
 
     /// Whether this is the token that may do everything.
     pub(crate) fn is_user(&self, token: &[u8]) -> bool {
-        same(token, &self.user)
+        same(token, &self.user())
     }
 
     /// Whether the request has the cookie that a browser was given for the token.
@@ -101,17 +156,28 @@ impl Tokens {
 
     /// What a browser keeps instead of the token: good as long as the token is, and of no use but as this cookie.
     pub(crate) fn session_cookie(&self, port: u16) -> String {
-        let session = blake3::derive_key(SESSION, self.user.as_bytes());
+        let session = blake3::derive_key(SESSION, self.user().as_bytes());
         format!("phalanx-{port}={}", hexadecimal(&session))
     }
 
-    /// Whether the request's header holds a token that may call this gRPC method.
-    fn allow(&self, path: &str, headers: &HeaderMap) -> bool {
+    /// As whom the request's header may call this gRPC method, if at all.
+    fn allow(&self, path: &str, headers: &HeaderMap) -> Option<Caller> {
+        let token = bearer(headers)?;
         // Both are compared every time, so that the answer's delay tells nothing.
-        bearer(headers).is_some_and(|token| {
-            same(token, &self.user) | (same(token, &self.agent) & path.starts_with(AGENTS))
-        })
+        let (user, agent) = (same(token, &self.user()), same(token, &self.agent()));
+        match (user, agent & path.starts_with(AGENTS)) {
+            (true, _) => Some(Caller::User),
+            (false, true) => Some(Caller::Agent),
+            (false, false) => None,
+        }
     }
+}
+
+/// Whose token a call was made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Caller {
+    User,
+    Agent,
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
@@ -135,6 +201,12 @@ fn load_or_make(path: &Path) -> Result<String, TokenError> {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(OWNER_ONLY)).map_err(failed)?;
         return Tokens::read(path);
     }
+    make(path)
+}
+
+/// Makes a token and puts it into its file.
+fn make(path: &Path) -> Result<String, TokenError> {
+    let failed = |error| TokenError::File { path: path.to_owned(), error };
     let token = random_token().map_err(TokenError::Random)?;
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(failed)?;
@@ -193,11 +265,61 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        if self.tokens.allow(request.uri().path(), request.headers()) {
-            return Box::pin(self.inner.call(request));
+        // Taken before the token is looked at: one that is made anew meanwhile ends this call too.
+        let session = self.tokens.session();
+        match self.tokens.allow(request.uri().path(), request.headers()) {
+            Some(Caller::User) if request.uri().path() != ROTATE => {
+                let answered = self.inner.call(request);
+                Box::pin(async move { Ok(answered.await?.map(|body| UntilRotated::of(body, session))) })
+            }
+            Some(Caller::User | Caller::Agent) => Box::pin(self.inner.call(request)),
+            None => {
+                let refused = crate::status::unauthenticated().into_http();
+                Box::pin(async move { Ok(refused) })
+            }
         }
-        let refused = crate::status::unauthenticated().into_http();
-        Box::pin(async move { Ok(refused) })
+    }
+}
+
+/// The body of an answer, which ends with `UNAUTHENTICATED` when its token does.
+struct UntilRotated {
+    body: Body,
+    rotated: Pin<Box<WaitForCancellationFutureOwned>>,
+    over: bool,
+}
+
+impl UntilRotated {
+    fn of(body: Body, session: CancellationToken) -> Body {
+        Body::new(UntilRotated { body, rotated: Box::pin(session.cancelled_owned()), over: false })
+    }
+}
+
+impl http_body::Body for UntilRotated {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        if self.rotated.as_mut().poll(context).is_ready() {
+            self.over = true;
+            let mut trailers = HeaderMap::new();
+            let status = crate::status::unauthenticated();
+            return Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))));
+        }
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.over || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -206,7 +328,7 @@ mod tests {
     use super::*;
 
     fn tokens() -> Tokens {
-        Tokens { user: "user".into(), agent: "agent".into() }
+        Tokens::of(Path::new("/nowhere"), "user".into(), "agent".into())
     }
 
     fn headers(values: &[&str]) -> HeaderMap {
@@ -221,10 +343,10 @@ mod tests {
     fn an_agent_may_only_join() {
         let jobs = "/phalanx.v1.Jobs/List";
         let connect = "/phalanx.v1.Agents/Connect";
-        assert!(tokens().allow(jobs, &headers(&["Bearer user"])));
-        assert!(tokens().allow(connect, &headers(&["bearer user"])));
-        assert!(tokens().allow(connect, &headers(&["Bearer agent"])));
-        assert!(!tokens().allow(jobs, &headers(&["Bearer agent"])));
+        assert_eq!(tokens().allow(jobs, &headers(&["Bearer user"])), Some(Caller::User));
+        assert_eq!(tokens().allow(connect, &headers(&["bearer user"])), Some(Caller::User));
+        assert_eq!(tokens().allow(connect, &headers(&["Bearer agent"])), Some(Caller::Agent));
+        assert_eq!(tokens().allow(jobs, &headers(&["Bearer agent"])), None);
         assert!(!tokens().allow_user(&headers(&["Bearer agent"])));
     }
 
@@ -240,7 +362,7 @@ mod tests {
         assert!(tokens().allow_session(&with(&cookie), 7422));
         assert!(tokens().allow_session(&with(&format!("a=b; {cookie}; c=d")), 7422));
         assert!(!tokens().allow_session(&with(&cookie), 7423), "another service on this machine");
-        let other = Tokens { user: "other".into(), agent: "agent".into() };
+        let other = Tokens::of(Path::new("/nowhere"), "other".into(), "agent".into());
         assert!(!other.allow_session(&with(&cookie), 7422), "the token was changed");
         for cookies in ["", "phalanx-7422=", "phalanx-7422=user", &cookie[..cookie.len() - 1]] {
             assert!(!tokens().allow_session(&with(cookies), 7422), "{cookies}");
@@ -260,8 +382,22 @@ mod tests {
             &["Bearer user", "Bearer user"],
         ];
         for values in refused {
-            assert!(!tokens().allow("/phalanx.v1.Jobs/List", &headers(values)), "{values:?}");
+            assert_eq!(tokens().allow("/phalanx.v1.Jobs/List", &headers(values)), None, "{values:?}");
         }
+    }
+
+    #[test]
+    fn a_new_token_ends_what_the_old_one_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let tokens = Tokens::load_or_make(folder.path()).unwrap();
+        let (old, session) = (tokens.user(), tokens.session());
+        let new = tokens.rotate(false).unwrap();
+        assert!(session.is_cancelled() && !tokens.session().is_cancelled());
+        assert!(tokens.is_user(new.as_bytes()) && !tokens.is_user(old.as_bytes()));
+        assert_eq!(Tokens::read(&Tokens::user_file(folder.path())).unwrap(), new);
+        let before = tokens.agent();
+        tokens.rotate(true).unwrap();
+        assert!(tokens.agent() != before && !tokens.session().is_cancelled());
     }
 
     #[test]
@@ -269,9 +405,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let first = Tokens::load_or_make(folder.path()).unwrap();
         let second = Tokens::load_or_make(folder.path()).unwrap();
-        assert_eq!(first.user, second.user);
-        assert_ne!(first.user, first.agent);
-        assert_eq!(first.user.len(), 2 * TOKEN_BYTES);
+        assert_eq!(first.user(), second.user());
+        assert_ne!(first.user(), first.agent());
+        assert_eq!(first.user().len(), 2 * TOKEN_BYTES);
         for path in [Tokens::user_file(folder.path()), Tokens::agent_file(folder.path())] {
             assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, OWNER_ONLY);
         }

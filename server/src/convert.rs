@@ -1,8 +1,8 @@
 //! Rows of the records and views of the cluster as messages.
 
 use phalanx_api::{timestamp, v1 as pb};
-use phalanx_core::JobId;
 use phalanx_core::spec::Limits;
+use phalanx_core::{Event, JobId};
 use phalanx_runtime::controller::QueueStatus;
 use phalanx_runtime::service::{NodeStatus, Status};
 use phalanx_runtime::store::{LogRow, PointRow};
@@ -101,6 +101,18 @@ pub(crate) fn node(status: &NodeStatus) -> pb::Node {
 
 fn amount(total: f64, free: f64) -> pb::Amount {
     pb::Amount { total, free }
+}
+
+pub(crate) fn event(event: Event) -> pb::EventsResponse {
+    let event = pb::Event {
+        seq: event.seq,
+        time: Some(timestamp(event.time)),
+        actor: event.what.actor,
+        action: event.what.action,
+        target: event.what.target,
+        text: event.what.text,
+    };
+    pb::EventsResponse { event: Some(event) }
 }
 
 pub(crate) fn service(status: Status) -> pb::StatusResponse {

@@ -5,6 +5,7 @@ use crate::auth::{AuthLayer, Tokens};
 use crate::cluster::Cluster;
 use crate::jobs::Jobs;
 use crate::sweeps::Sweeps;
+use crate::tls::Identity;
 use hyper_util::rt::TokioIo;
 use phalanx_api::DESCRIPTORS;
 use phalanx_api::v1::agents_server::AgentsServer;
@@ -45,11 +46,16 @@ pub(crate) async fn serve(
     handle: Handle,
     listener: TcpListener,
     tokens: Tokens,
+    tls: Option<&Identity>,
     shutdown: CancellationToken,
 ) -> Result<(), crate::Error> {
-    let routes = routes(handle, shutdown.clone());
+    let routes = routes(handle, Some(tokens.clone()), shutdown.clone());
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let mut server = builder().layer(AuthLayer(tokens));
+    let mut builder = builder();
+    if let Some(tls) = tls {
+        builder = builder.tls_config(tls.for_grpc())?;
+    }
+    let mut server = builder.layer(AuthLayer(tokens));
     server.add_routes(routes).serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned()).await?;
     Ok(())
 }
@@ -59,7 +65,7 @@ pub(crate) async fn serve(
 pub fn in_memory(handle: Handle) -> Channel {
     let (connections, incoming) = mpsc::channel::<io::Result<DuplexStream>>(PIPES);
     let shutdown = CancellationToken::new();
-    let routes = routes(handle, shutdown);
+    let routes = routes(handle, None, shutdown);
     tokio::spawn(async move {
         let served = builder().add_routes(routes).serve_with_incoming(ReceiverStream::new(incoming)).await;
         if let Err(error) = served {
@@ -90,14 +96,15 @@ fn builder() -> Server {
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
 }
 
-fn routes(handle: Handle, shutdown: CancellationToken) -> Routes {
+fn routes(handle: Handle, tokens: Option<Tokens>, shutdown: CancellationToken) -> Routes {
     let jobs = Jobs { handle: handle.clone(), shutdown: shutdown.clone() };
     let sweeps = Sweeps { handle: handle.clone(), shutdown: shutdown.clone() };
-    let agents = Agents { handle: handle.clone(), shutdown };
+    let cluster = Cluster { handle: handle.clone(), tokens, shutdown: shutdown.clone() };
+    let agents = Agents { handle, shutdown };
     let (reporter, health) = tonic_health::server::health_reporter();
     let mut routes = Routes::new(JobsServer::new(jobs).max_decoding_message_size(WIRE_MESSAGE_BYTES))
         .add_service(SweepsServer::new(sweeps).max_decoding_message_size(WIRE_MESSAGE_BYTES))
-        .add_service(ClusterServer::new(Cluster(handle)).max_decoding_message_size(WIRE_MESSAGE_BYTES))
+        .add_service(ClusterServer::new(cluster).max_decoding_message_size(WIRE_MESSAGE_BYTES))
         .add_service(AgentsServer::new(agents).max_decoding_message_size(WIRE_MESSAGE_BYTES))
         .add_service(health);
     // The set of descriptors is a part of this program: that it reads is checked by a test.

@@ -172,7 +172,7 @@ fn answer(job: Result<phalanx_core::Job, Error>) -> Answer<pb::Job> {
 }
 
 /// Batches of rows as one message a row.
-fn rows<R: Send + 'static, T: Send + 'static>(
+pub(crate) fn rows<R: Send + 'static, T: Send + 'static>(
     batches: impl Stream<Item = Result<Vec<R>, Error>> + Send + 'static,
     mut message: impl FnMut(R) -> T + Send + 'static,
 ) -> impl Stream<Item = Result<T, Status>> + Send + 'static {

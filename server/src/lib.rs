@@ -17,10 +17,12 @@ mod metrics;
 mod page;
 mod status;
 mod sweeps;
+mod tls;
 
 pub use auth::{TokenError, Tokens};
 pub use grpc::in_memory;
 pub use metrics::Metrics;
+pub use tls::{CA_FILE, CERT_FILE, Identity, KEY_FILE, TlsError};
 
 use phalanx_runtime::service::Handle;
 use std::time::Duration;
@@ -39,6 +41,22 @@ pub struct Listeners {
     pub http: TcpListener,
 }
 
+/// What the faces are told once.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What opens them.
+    pub tokens: Tokens,
+    /// What Prometheus reads.
+    pub metrics: Metrics,
+    /// They speak TLS with this.
+    pub tls: Option<Identity>,
+    /// Names that HTTP answers for besides the loopback's and the address it is bound to.
+    pub names: Vec<String>,
+}
+
+/// Who does what is done over the network with the token that may do everything.
+const USER: &str = "user";
+
 /// Why the faces had to end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -50,21 +68,28 @@ pub enum Error {
     Address(#[from] std::io::Error),
 }
 
+/// Reads a text as every parser of this crate that strangers reach would, for fuzzing: it must neither panic nor hang.
+#[doc(hidden)]
+pub fn read_outside(text: &str) {
+    http::read_outside(text);
+    // Refused or not, it is the reading that counts.
+    let _ = page::start(text);
+}
+
 /// Serves both faces until `shutdown`, then lets open requests end within [`DRAIN_BOUND`].
 ///
 /// Streams that follow a job are cut with `UNAVAILABLE`: their readers resume where they were.
 pub async fn serve(
     handle: Handle,
     listeners: Listeners,
-    tokens: Tokens,
-    metrics: Metrics,
+    config: Config,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let bound = listeners.http.local_addr()?;
-    let upkeep = metrics.clone().upkeep(shutdown.clone());
-    let http = http::Face::new(handle.clone(), tokens.clone(), metrics, bound, shutdown.clone());
-    let http = http.serve(listeners.http);
-    let grpc = grpc::serve(handle, listeners.grpc, tokens, shutdown.clone());
+    let handle = handle.by(USER);
+    let upkeep = config.metrics.clone().upkeep(shutdown.clone());
+    let http = http::Face::new(handle.clone(), &config, bound, shutdown.clone()).serve(listeners.http);
+    let grpc = grpc::serve(handle, listeners.grpc, config.tokens, config.tls.as_ref(), shutdown.clone());
     let faces = async { tokio::join!(grpc, http, upkeep).0 };
     tokio::pin!(faces);
     tokio::select! {

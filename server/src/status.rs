@@ -16,6 +16,12 @@ const JOB: &str = "phalanx.v1.Job";
 /// The names of the sweep's and the trial's resource types.
 const SWEEP: &str = "phalanx.v1.Sweep";
 const TRIAL: &str = "phalanx.v1.Trial";
+/// The name of the artifact's resource type.
+const ARTIFACT: &str = "phalanx.v1.Artifact";
+/// The name of the node's resource type.
+const NODE: &str = "phalanx.v1.Node";
+/// The name of the secret's resource type.
+const SECRET: &str = "phalanx.v1.Secret";
 /// The name of the placement group's resource type.
 const GROUP: &str = "phalanx.v1.PlacementGroup";
 
@@ -58,6 +64,12 @@ pub(crate) fn of(error: &Error) -> Status {
         Error::UnknownQueue { queue, .. } => precondition("UNKNOWN_QUEUE", queue, &message),
         Error::UnknownSecret(secret) => precondition("UNKNOWN_SECRET", secret, &message),
         Error::WrongState { job, .. } => precondition("WRONG_STATE", &job.to_string(), &message),
+        Error::UnknownArtifact { artifact, .. } => unknown("UNKNOWN_ARTIFACT", ARTIFACT, artifact, &message),
+        Error::Secret(_) => bad_field("secret", &message),
+        Error::TooManySecrets => precondition("TOO_MANY_SECRETS", "secrets", &message),
+        Error::SecretInUse { secret, .. } => precondition("SECRET_IN_USE", secret, &message),
+        Error::NoSecret(secret) => unknown("UNKNOWN_SECRET", SECRET, secret, &message),
+        Error::UnknownNode(node) => unknown("UNKNOWN_NODE", NODE, node, &message),
         Error::UnknownGroup(name) => {
             let mut details = details("UNKNOWN_PLACEMENT_GROUP");
             details.set_resource_info(GROUP, name.to_string(), "", &message);
@@ -122,6 +134,16 @@ fn unknown(reason: &str, kind: &str, name: &str, message: &str) -> Status {
     let mut details = details(reason);
     details.set_resource_info(kind, name, "", message);
     Status::with_error_details(Code::NotFound, message, details)
+}
+
+/// The token could not be made anew.
+pub(crate) fn token(error: &crate::TokenError) -> Status {
+    Status::with_error_details(Code::Internal, error.to_string(), details("TOKEN_FILE"))
+}
+
+/// What only the service behind a network has.
+pub(crate) fn no_service() -> Status {
+    precondition("NO_SERVICE", "service", "no service runs here; start one with `phalanx up`")
 }
 
 fn precondition(reason: &str, subject: &str, message: &str) -> Status {

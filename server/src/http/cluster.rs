@@ -1,7 +1,9 @@
 //! `/api/v1/nodes`, `/queues`, `/status` and `/placement-groups`: the `Cluster` service as JSON.
 
 use super::jobs::{Nothing, message_or_nothing, unknown_action};
+use super::lines::lines;
 use super::params::Params;
+use super::problem::Problem;
 use super::{Answer, Face, document, message};
 use axum::extract::{Path, Request, State};
 use axum::http::Uri;
@@ -16,6 +18,37 @@ pub(super) async fn nodes(State(face): State<Face>, uri: Uri) -> Answer {
     Params::parse(uri.query(), &[])?;
     let nodes = face.cluster().nodes(tonic::Request::new(pb::NodesRequest {})).await?.into_inner().nodes;
     Ok(document(&json!({ "nodes": nodes.iter().map(json::node).collect::<Vec<_>>() })))
+}
+
+/// `POST /api/v1/nodes/{name}:drain` and `:undrain`.
+pub(super) async fn change_node(
+    State(face): State<Face>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Result<Answer, Response> {
+    let _: Nothing = message_or_nothing(request).await?;
+    let (node, action) = name.rsplit_once(':').unwrap_or((&name, ""));
+    let drained = match action {
+        "drain" | "undrain" => {
+            let request = pb::DrainRequest { node: node.to_owned(), undo: action == "undrain" };
+            face.cluster().drain(tonic::Request::new(request)).await
+        }
+        _ => Err(unknown_action(action, "drain or undrain")),
+    };
+    Ok(drained.map(|node| document(&json::node(node.get_ref()))).map_err(Problem::from))
+}
+
+/// What happened, one `EventsResponse` a line.
+pub(super) async fn audit(State(face): State<Face>, uri: Uri) -> Answer {
+    let params = Params::parse(uri.query(), &["target", "after_seq", "follow", "tail"])?;
+    let request = pb::EventsRequest {
+        target: params.text("target").unwrap_or("").to_owned(),
+        after_seq: params.get("after_seq", "a number")?.unwrap_or(0),
+        follow: params.flag("follow")?,
+        tail: params.get("tail", "a number")?.unwrap_or(0),
+    };
+    let stream = face.cluster().events(tonic::Request::new(request)).await?.into_inner();
+    Ok(lines(stream, |message| json!({ "event": message.event.as_ref().map(json::event) })))
 }
 
 pub(super) async fn queues(State(face): State<Face>, uri: Uri) -> Answer {

@@ -4,14 +4,17 @@
 use super::connections::Peer;
 use super::problem::refuse;
 use super::{Face, login};
+use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
+use futures_util::StreamExt;
 use phalanx_core::limits::WIRE_MESSAGE_BYTES;
 use std::net::IpAddr;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// A request that has not been answered by then is given up; a body that follows the answer may take as long as it likes.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -33,10 +36,12 @@ const ALWAYS: [(HeaderName, HeaderValue); 6] = [
 
 /// The checks, and then the path.
 pub(super) async fn check(State(face): State<Face>, request: Request, next: Next) -> Response {
+    // Taken before the token is looked at: one that is made anew meanwhile ends this answer too.
+    let session = face.tokens.session();
     let mut response = match refusal(&face, &request) {
         Some(response) => response,
         None => match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
-            Ok(response) => response,
+            Ok(response) => until_rotated(response, session),
             Err(_) => {
                 refuse(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "the request took too long; try again")
             }
@@ -50,6 +55,14 @@ pub(super) async fn check(State(face): State<Face>, request: Request, next: Next
     // What is not an asset of the page is nobody's to keep.
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
+}
+
+/// A body without a known end is cut when the token that opened it is made anew.
+fn until_rotated(response: Response, session: CancellationToken) -> Response {
+    if response.body().size_hint().exact().is_some() {
+        return response;
+    }
+    response.map(|body| Body::from_stream(body.into_data_stream().take_until(session.cancelled_owned())))
 }
 
 /// The answer to a request that does not get through.
@@ -85,13 +98,15 @@ fn refusal(face: &Face, request: &Request) -> Option<Response> {
     if reads || *request.method() == Method::OPTIONS { None } else { refuse_change(face, headers, host) }
 }
 
+/// The name or address in a Host header; none where it is not one alone.
+pub(super) fn named(host: &str) -> Option<String> {
+    let authority = host.parse::<Authority>().ok().filter(|_| !host.contains('@'))?;
+    Some(authority.host().trim_start_matches('[').trim_end_matches(']').to_owned())
+}
+
 /// Whether the service answers for this host: against pages that name us as theirs.
 fn answers_for(face: &Face, peer: Option<&Peer>, host: &str) -> bool {
-    let Ok(authority) = host.parse::<Authority>() else { return false };
-    if host.contains('@') {
-        return false;
-    }
-    let name = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let Some(name) = named(host) else { return false };
     match name.parse::<IpAddr>() {
         Ok(ip) => ip.is_loopback() || ip == face.bound || peer.is_some_and(|peer| peer.local == Some(ip)),
         Err(_) => {

@@ -23,7 +23,7 @@ pub(super) fn attempt(face: &Face, uri: &Uri) -> Option<Response> {
     // A path of ours begins with one slash: `//host` would lead elsewhere.
     let path = format!("/{}", uri.path().trim_start_matches(['/', '\\']));
     let target = if rest.is_empty() { path } else { format!("{path}?{rest}") };
-    let secure = if face.tls { "; Secure" } else { "" };
+    let secure = if face.tls.is_some() { "; Secure" } else { "" };
     let cookie =
         format!("{}; Path=/; HttpOnly; SameSite=Strict{secure}", face.tokens.session_cookie(face.port));
     Some((StatusCode::SEE_OTHER, [(header::LOCATION, target), (header::SET_COOKIE, cookie)]).into_response())

@@ -1,5 +1,6 @@
 //! The HTTP face: the same services as gRPC as JSON under `/api/v1`, a live stream for pages, probes and Prometheus.
 
+mod artifacts;
 mod board;
 mod cluster;
 mod connections;
@@ -14,11 +15,13 @@ mod params;
 mod problem;
 mod sweeps;
 
+use crate::Config;
 use crate::auth::Tokens;
 use crate::cluster::Cluster;
 use crate::jobs::Jobs;
 use crate::metrics::Metrics;
 use crate::sweeps::Sweeps;
+use crate::tls::Identity;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
@@ -38,7 +41,9 @@ use serde_json::Value;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -65,7 +70,7 @@ pub(crate) struct Face {
     /// More names it answers for: those of its certificate.
     pub(crate) names: Arc<[String]>,
     /// It speaks TLS.
-    pub(crate) tls: bool,
+    pub(crate) tls: Option<Identity>,
     /// Ends streams that would otherwise outlive the face.
     pub(crate) shutdown: CancellationToken,
     board: Board,
@@ -74,14 +79,21 @@ pub(crate) struct Face {
 impl Face {
     pub(crate) fn new(
         handle: Handle,
-        tokens: Tokens,
-        metrics: Metrics,
+        config: &Config,
         bound: std::net::SocketAddr,
         shutdown: CancellationToken,
     ) -> Face {
-        let board = Board::new(handle.clone());
-        let (names, tls) = (Arc::default(), false);
-        Face { handle, tokens, metrics, bound: bound.ip(), port: bound.port(), names, tls, shutdown, board }
+        Face {
+            board: Board::new(handle.clone()),
+            handle,
+            tokens: config.tokens.clone(),
+            metrics: config.metrics.clone(),
+            bound: bound.ip(),
+            port: bound.port(),
+            names: config.names.as_slice().into(),
+            tls: config.tls.clone(),
+            shutdown,
+        }
     }
 
     /// Serves until `shutdown`, then until open requests have ended.
@@ -90,7 +102,7 @@ impl Face {
     pub(crate) async fn serve(self, listener: TcpListener) {
         let shutdown = self.shutdown.clone();
         let board = tokio::spawn(self.board.clone().run(shutdown.clone()));
-        let routes = self.routes();
+        let routes = self.clone().routes();
         let graceful = GracefulShutdown::new();
         let connections = Connections::default();
         loop {
@@ -99,12 +111,17 @@ impl Face {
                 () = shutdown.cancelled() => break,
             };
             let Some((stream, peer, place)) = accepted else { continue };
-            let mut builder = hyper::server::conn::http1::Builder::new();
-            builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADER_BYTES);
-            let service = of_peer(routes.clone(), peer.clone());
-            let connection = graceful
-                .watch(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)));
+            let (watcher, tls) = (graceful.watcher(), self.tls.as_ref().map(Identity::acceptor));
+            let service = TowerToHyperService::new(of_peer(routes.clone(), peer.clone()));
             tokio::spawn(async move {
+                let connection = async {
+                    let stream = with_tls(stream, tls).await?;
+                    let mut builder = hyper::server::conn::http1::Builder::new();
+                    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+                    builder.max_buf_size(HEADER_BYTES);
+                    let served = watcher.watch(builder.serve_connection(TokioIo::new(stream), service));
+                    served.await.map_err(std::io::Error::other)
+                };
                 tokio::select! {
                     ended = connection => if let Err(error) = ended {
                         tracing::debug!(%error, "an HTTP connection ended early");
@@ -126,6 +143,8 @@ impl Face {
             .route("/jobs/{id}/logs", get(jobs::logs))
             .route("/jobs/{id}/spec", get(jobs::spec))
             .route("/jobs/{id}/metrics", get(jobs::metrics))
+            .route("/jobs/{id}/artifacts", get(artifacts::list))
+            .route("/jobs/{id}/artifacts/{artifact}", get(artifacts::get))
             .route("/sweeps", get(sweeps::list).post(sweeps::create))
             .route("/sweeps/{id}", get(sweeps::get).post(sweeps::change))
             .route("/sweeps/{id}/trials", get(sweeps::trials))
@@ -134,6 +153,8 @@ impl Face {
             .route("/status", get(cluster::status))
             .route("/placement-groups", get(cluster::groups).post(cluster::create_group))
             .route("/placement-groups/{name}", get(cluster::group).post(cluster::change_group))
+            .route("/audit", get(cluster::audit))
+            .route("/nodes/{name}", axum::routing::post(cluster::change_node))
             .route("/events", get(events::stream))
             .route("/openapi.json", get(openapi::document));
         Router::new()
@@ -152,7 +173,7 @@ impl Face {
 
     /// What an origin of ours begins with.
     fn scheme(&self) -> &'static str {
-        if self.tls { "https://" } else { "http://" }
+        if self.tls.is_some() { "https://" } else { "http://" }
     }
 
     /// The services of gRPC, called without a network.
@@ -165,8 +186,19 @@ impl Face {
     }
 
     fn cluster(&self) -> Cluster {
-        Cluster(self.handle.clone())
+        let (handle, shutdown) = (self.handle.clone(), self.shutdown.clone());
+        Cluster { handle, shutdown, tokens: Some(self.tokens.clone()) }
     }
+}
+
+/// A connection, with or without TLS.
+trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
+
+async fn with_tls(stream: TcpStream, tls: Option<TlsAcceptor>) -> std::io::Result<Box<dyn Connection>> {
+    let Some(tls) = tls else { return Ok(Box::new(stream)) };
+    let shaken = tokio::time::timeout(HEADER_TIMEOUT, tls.accept(stream)).await;
+    Ok(Box::new(shaken.map_err(std::io::Error::other)??))
 }
 
 /// The routes, for the requests of one connection.
@@ -202,6 +234,16 @@ async fn accept(listener: &TcpListener, connections: &Connections) -> Option<(Tc
             None
         }
     }
+}
+
+/// What comes in addresses and headers.
+pub(crate) fn read_outside(text: &str) {
+    let known = ["watch", "points", "last_event_id", "page_size", "page_token"];
+    if let Ok(params) = params::Params::parse(Some(text), &known) {
+        let _ = (params.get::<i32>("page_size", "a number"), events::points(&params));
+    }
+    events::read_outside(text);
+    let _ = guard::named(text);
 }
 
 async fn ready(State(face): State<Face>) -> Answer {

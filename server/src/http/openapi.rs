@@ -55,6 +55,7 @@ mod tests {
             ("BestTrial", json::best_trial(&pb::BestTrial::default())),
             ("LogLine", json::log_line(&pb::LogLine::default())),
             ("MetricPoint", json::metric_point(&pb::MetricPoint::default())),
+            ("Event", json::event(&pb::Event::default())),
             ("Status", json::status(&pb::StatusResponse::default())),
         ];
         let document = document();

@@ -19,6 +19,8 @@ pub(crate) enum Topic {
     Queues,
     /// The newest sweeps, whenever one of them changes.
     Sweeps,
+    /// What happened, as `phalanx events` has it.
+    Events,
     /// Every change of one job.
     Job(JobId),
     /// Every change of one sweep and its trials.
@@ -34,7 +36,7 @@ pub(crate) enum Topic {
 pub(crate) enum Unread {
     /// No topic.
     #[error(
-        "`{0}` is nothing to watch; there is jobs, nodes, queues, sweeps, job:ID, sweep:ID, logs:ID and metrics:ID"
+        "`{0}` is nothing to watch; there is jobs, nodes, queues, sweeps, events, job:ID, sweep:ID, logs:ID and metrics:ID"
     )]
     Topic(String),
     /// No cursor.
@@ -47,7 +49,8 @@ impl Topic {
     pub(super) fn job(&self) -> Option<JobId> {
         match self {
             Topic::Job(id) | Topic::Logs(id) | Topic::Metrics(id) => Some(*id),
-            Topic::Jobs | Topic::Nodes | Topic::Queues | Topic::Sweeps | Topic::Sweep(_) => None,
+            Topic::Jobs | Topic::Nodes | Topic::Queues | Topic::Events => None,
+            Topic::Sweeps | Topic::Sweep(_) => None,
         }
     }
 
@@ -63,6 +66,7 @@ impl fmt::Display for Topic {
             Topic::Jobs => f.write_str("jobs"),
             Topic::Nodes => f.write_str("nodes"),
             Topic::Queues => f.write_str("queues"),
+            Topic::Events => f.write_str("events"),
             Topic::Sweeps => f.write_str("sweeps"),
             Topic::Job(id) => write!(f, "job:{id}"),
             Topic::Sweep(id) => write!(f, "sweep:{id}"),
@@ -82,6 +86,7 @@ impl FromStr for Topic {
                 "jobs" => Topic::Jobs,
                 "nodes" => Topic::Nodes,
                 "queues" => Topic::Queues,
+                "events" => Topic::Events,
                 "sweeps" => Topic::Sweeps,
                 _ => return Err(unread()),
             },
@@ -154,7 +159,9 @@ mod tests {
 
     #[test]
     fn topics_and_cursors_read_back_and_nothing_else_does() {
-        for text in ["jobs", "nodes", "queues", "sweeps", "sweep:s2", "job:j1", "logs:j20", "metrics:j3"] {
+        for text in
+            ["jobs", "nodes", "queues", "events", "sweeps", "sweep:s2", "job:j1", "logs:j20", "metrics:j3"]
+        {
             assert_eq!(text.parse::<Topic>().unwrap().to_string(), text);
         }
         for text in ["", "job", "jobs:j1", "logs:1", "logs:", "sweep:j1", "logs:j1:2", "ä"] {

@@ -101,6 +101,14 @@ fn start(headers: &HeaderMap, params: &Params) -> Result<Cursor, Status> {
     id.parse().map_err(|error: cursor::Unread| status::bad_field("Last-Event-ID", &error.to_string()))
 }
 
+/// What comes as a topic or as the id of an event; one that is read is written as it was.
+pub(super) fn read_outside(text: &str) {
+    let _ = topics(text);
+    if let Ok(cursor) = text.parse::<Cursor>() {
+        assert_eq!(cursor.to_string().parse(), Ok(cursor));
+    }
+}
+
 /// How many points a series may have.
 pub(super) fn points(params: &Params) -> Result<Option<usize>, Status> {
     let wanted = format!("3 to {MOST_POINTS}");

@@ -10,10 +10,11 @@ use phalanx_api::json;
 use phalanx_api::v1 as pb;
 use phalanx_core::{JobId, SweepId};
 use phalanx_runtime::Error;
-use phalanx_runtime::service::{Handle, Query, SweepChange};
+use phalanx_runtime::service::{EventQuery, Handle, Query, SweepChange};
 use phalanx_runtime::store::LogRow;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -23,6 +24,8 @@ const CHANGES: u32 = 500;
 const GAP: Duration = Duration::from_millis(50);
 /// Lines that a log begins with.
 const TAIL_LINES: u32 = 1_000;
+/// Events that a stream of them begins with.
+const EVENTS: u32 = 200;
 /// Bytes of lines in one event; one line more than this still goes.
 const LINES_BYTES: usize = 128 << 10;
 
@@ -84,6 +87,7 @@ impl Watch {
                 Err(error) => Err(error.into()),
             },
             Topic::Sweep(id) => self.sweep(&topic, *id, from).await,
+            Topic::Events => self.happenings(&topic, from).await,
             Topic::Logs(id) => self.lines(&topic, *id, from).await,
             Topic::Metrics(id) => self.curves(&topic, *id, from).await,
         };
@@ -193,6 +197,25 @@ impl Watch {
             let trials: Vec<pb::Trial> = trials.iter().map(Into::into).collect();
             let data = sweeps::change_of(seq, &(&sweep).into(), &trials);
             self.tell(topic, "sweep", &data, Some(seq)).await?;
+        }
+    }
+
+    /// The last events, and then all that follow.
+    async fn happenings(&self, topic: &Topic, from: Option<u64>) -> Result<(), End> {
+        let tail = from.is_none().then_some(EVENTS);
+        let query = EventQuery { after_seq: from.unwrap_or(0), follow: true, tail, target: None };
+        let mut batches = pin!(self.handle.events(query));
+        loop {
+            let batch = tokio::select! {
+                batch = batches.next() => batch,
+                () = self.to.closed() => return Err(End::Gone),
+            };
+            let Some(batch) = batch else { return Ok(()) };
+            let batch = batch?;
+            let Some(last) = batch.last().map(|event| event.seq) else { continue };
+            let events = batch.into_iter().filter_map(|event| convert::event(event).event);
+            let events: Vec<Value> = events.map(|event| json::event(&event)).collect();
+            self.tell(topic, "events", &json!({ "events": events }), Some(last)).await?;
         }
     }
 
