@@ -41,6 +41,8 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     steps.run("layers", || report("layers", &layers::problems(root)?).map(passed));
     steps.run("tidy", || report("tidy", &tidy::problems(root)?).map(passed));
     steps.run("wire", || proto::check(root).map(passed));
+    steps.run("wire: style", || buf(root, &["lint"]));
+    steps.run("wire: compatibility", || compatible(root));
     steps.run("licences and advisories", || {
         let args = ["deny", "--locked", "check"];
         if installed("cargo", &["deny", "--version"]) {
@@ -105,6 +107,47 @@ impl Steps {
         }
         Ok(())
     }
+}
+
+/// Where `npm install --prefix target/buf @bufbuild/buf` puts it.
+const BUF: &str = "target/buf/node_modules/.bin/buf";
+
+/// Runs buf: the one on the path, or the one that `.ci/run` has installed.
+fn buf(root: &Path, args: &[&str]) -> Result<Outcome> {
+    let local = root.join(BUF);
+    let local = local.to_string_lossy();
+    match ["buf", &local].into_iter().find(|program| installed(program, &["--version"])) {
+        Some(program) => command(root, program, args),
+        None => skipped("buf is not installed: npm install --prefix target/buf @bufbuild/buf"),
+    }
+}
+
+/// Nothing of the wire is broken that the last release, or before the first one the last commit, had.
+fn compatible(root: &Path) -> Result<Outcome> {
+    let git = |args: &[&str]| {
+        let output = Command::new("git").args(args).current_dir(root).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let release = git(&["describe", "--tags", "--abbrev=0", "--match", "v*"]);
+    let Some(base) = release.or_else(|| git(&["rev-parse", "--verify", "HEAD^"])) else {
+        return skipped("there is no commit to compare with");
+    };
+    let folder = root.join("target/wire-before");
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder)?;
+    }
+    for file in git(&["ls-tree", "-r", "--name-only", &base, "api/proto"]).unwrap_or_default().lines() {
+        let text =
+            git(&["show", &format!("{base}:{file}")]).with_context(|| format!("reading {file} of {base}"))?;
+        let path = folder.join(file);
+        std::fs::create_dir_all(path.parent().unwrap_or(&folder))?;
+        std::fs::write(path, text)?;
+    }
+    let before = folder.join("api/proto");
+    if !before.exists() {
+        return skipped("the commit to compare with has no wire");
+    }
+    buf(root, &["breaking", "--against", &before.to_string_lossy()])
 }
 
 fn passed(_: ()) -> Outcome {

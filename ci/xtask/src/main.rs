@@ -6,6 +6,7 @@ mod dashboard;
 mod layers;
 mod proto;
 mod sanitize;
+mod reference;
 mod source;
 mod tidy;
 mod workspace;

@@ -10,8 +10,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use protox::prost::Message;
 
+use crate::reference;
+
 /// File name to content of everything in `api/src/gen`.
 type Generated = BTreeMap<String, Vec<u8>>;
+
+/// What the proto files say to people.
+const REFERENCE: &str = "docs/reference/grpc.md";
 
 /// The descriptor set that gRPC reflection serves.
 const DESCRIPTORS: &str = "phalanx.v1.bin";
@@ -19,8 +24,14 @@ const DESCRIPTORS: &str = "phalanx.v1.bin";
 /// Writes `api/src/gen`, and removes what no proto file asks for any more.
 pub(crate) fn generate(root: &Path) -> Result<()> {
     let out = root.join("api/src/gen");
-    let wanted = build(&root.join("api/proto"))?;
+    let (wanted, reference) = build(&root.join("api/proto"))?;
     fs::create_dir_all(&out)?;
+    let page = root.join(REFERENCE);
+    fs::create_dir_all(page.parent().unwrap_or(root))?;
+    if fs::read_to_string(&page).ok().as_ref() != Some(&reference) {
+        fs::write(&page, reference).with_context(|| format!("writing {REFERENCE}"))?;
+        println!("wrote {REFERENCE}");
+    }
     for (name, content) in &wanted {
         let path = out.join(name);
         if fs::read(&path).ok().as_ref() != Some(content) {
@@ -37,7 +48,10 @@ pub(crate) fn generate(root: &Path) -> Result<()> {
 
 /// Fails, naming the files, when `api/src/gen` is not what [`generate`] would write.
 pub(crate) fn check(root: &Path) -> Result<()> {
-    let wanted = build(&root.join("api/proto"))?;
+    let (wanted, reference) = build(&root.join("api/proto"))?;
+    if fs::read_to_string(root.join(REFERENCE)).unwrap_or_default() != reference {
+        bail!("{REFERENCE} is out of date; run `cargo xtask proto` and commit");
+    }
     let present = present(&root.join("api/src/gen"))?;
     let mut stale: Vec<&str> = Vec::new();
     stale.extend(
@@ -54,7 +68,8 @@ pub(crate) fn check(root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn build(protos: &Path) -> Result<Generated> {
+/// The code, and the reference.
+fn build(protos: &Path) -> Result<(Generated, String)> {
     let mut sources = Vec::new();
     collect(protos, &mut sources)?;
     sources.sort();
@@ -81,12 +96,13 @@ fn build(protos: &Path) -> Result<Generated> {
     // Imported well-known types come from prost-types and leave an empty file.
     let mut files: Generated = files?.into_iter().filter(|(_, content)| !content.is_empty()).collect();
 
+    let reference = reference::markdown(&descriptors);
     // Reflection has no use for comments and positions.
     for file in &mut descriptors.file {
         file.source_code_info = None;
     }
     files.insert(DESCRIPTORS.to_owned(), descriptors.encode_to_vec());
-    Ok(files)
+    Ok((files, reference))
 }
 
 fn collect(folder: &Path, sources: &mut Vec<PathBuf>) -> Result<()> {
