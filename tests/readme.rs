@@ -64,11 +64,57 @@ fn every_command_of_the_guide_to_placement_groups_works() {
     assert!(guide.contains(&format!("```toml\n{pool}```")), "the guide shows another pool.toml");
 }
 
+/// A guide in which every block is executed.
+fn guide(document: &'static str) {
+    let blocks = blocks(&fs::read_to_string(root().join(document)).unwrap());
+    assert!(blocks.len() > 2 && blocks.iter().all(|block| block.mark.is_some()), "every block is executed");
+    tour(document, &blocks);
+}
+
+#[test]
+fn every_command_of_the_quickstart_works() {
+    guide("docs/quickstart.md");
+}
+
 #[test]
 fn every_command_of_the_guide_to_the_dashboard_works() {
-    let blocks = blocks(&fs::read_to_string(root().join("docs/dashboard.md")).unwrap());
-    assert!(blocks.len() > 2 && blocks.iter().all(|block| block.mark.is_some()), "every block is executed");
-    tour("docs/dashboard.md", &blocks);
+    guide("docs/dashboard.md");
+}
+
+#[test]
+fn every_command_of_the_guide_to_hosts_works() {
+    guide("docs/hosts.md");
+}
+
+#[test]
+fn every_command_of_the_guide_to_secrets_works() {
+    guide("docs/secrets.md");
+}
+
+#[test]
+fn every_command_of_the_guide_to_http_works() {
+    if Command::new("/usr/bin/curl").arg("--version").output().is_err() {
+        return eprintln!("skipped: curl is not installed");
+    }
+    guide("docs/http.md");
+}
+
+/// The book has every page, and every page of it is there.
+#[test]
+fn the_book_lists_every_page() {
+    let summary = fs::read_to_string(root().join("docs/SUMMARY.md")).unwrap();
+    let listed: Vec<&str> = summary.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()).collect();
+    for page in &listed {
+        assert!(root().join("docs").join(page).is_file(), "{page} is listed and not there");
+    }
+    for folder in ["docs", "docs/adr", "docs/reference"] {
+        for entry in fs::read_dir(root().join(folder)).unwrap().flatten() {
+            let path = entry.path();
+            let name = path.strip_prefix(root().join("docs")).unwrap().to_str().unwrap().to_owned();
+            let page = name.ends_with(".md") && name != "SUMMARY.md";
+            assert!(!page || listed.contains(&name.as_str()), "{name} is not in docs/SUMMARY.md");
+        }
+    }
 }
 
 #[test]
@@ -191,11 +237,23 @@ impl Terminals<'_> {
         fs::create_dir_all(&bin).unwrap();
         let program = env!("CARGO_BIN_EXE_phalanx");
         let ports = "--grpc 127.0.0.1:0 --http 127.0.0.1:0";
-        let script = format!(
-            "#!/bin/sh\ncase $1 in up) exec '{program}' \"$@\" {ports} ;; esac\nexec '{program}' \"$@\"\n"
-        );
-        fs::write(bin.join("phalanx"), script).unwrap();
-        fs::set_permissions(bin.join("phalanx"), fs::Permissions::from_mode(0o755)).unwrap();
+        // Whoever names the documented address means the service that is there.
+        let meant = r#"args=()
+for arg in "$@"; do
+    case $arg in *127.0.0.1:742[12]*)
+        at() { sed -n "s|.*\"$1\": *\"\([^\"]*\)\".*|\1|p" "$PHALANX_DATA/service.json"; }
+        http=$(at http)
+        arg=${arg//127.0.0.1:7421/$(at grpc)}
+        arg=${arg//127.0.0.1:7422/${http#*://}} ;;
+    esac
+    args+=("$arg")
+done"#;
+        let up = format!("case $1 in up) exec '{program}' \"$@\" {ports} ;; esac");
+        for (name, before, program) in [("phalanx", up.as_str(), program), ("curl", "", "/usr/bin/curl")] {
+            let script = format!("#!/bin/bash\n{before}\n{meant}\nexec '{program}' \"${{args[@]}}\"\n");
+            fs::write(bin.join(name), script).unwrap();
+            fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+        }
     }
 
     fn bash(&self) -> Command {
