@@ -2,14 +2,18 @@
 
 use crate::args::Global;
 use crate::client::Route;
-use crate::failure::{Failure, USAGE};
+use crate::failure::{Failure, INFEASIBLE, USAGE};
 use crate::file::JobFile;
+use crate::machine::{NodeArgs, node_name};
 use crate::output::Output;
 use crate::submit;
 use clap::Args;
+use phalanx_api::v1 as pb;
 use phalanx_core::spec::{Stopping, SweepSpec};
-use phalanx_core::{JobSpec, Problems};
+use phalanx_core::{JobId, JobSpec, Problems, Time};
+use phalanx_scheduler::{Bundle, Cluster, Pending, Queue};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -18,11 +22,13 @@ use std::path::PathBuf;
   phalanx check job.toml                          every problem, with its line
   phalanx check job.toml --set gang.workers=64    as it would be with a key changed
   phalanx check sweep.toml                        how large a sweep's space is, and what it may cost
-  phalanx check job.toml --plan                   and whether the cluster could ever place it")]
+  phalanx check job.toml --plan                   and what would be placed where, or why it would wait
+
+Without a service --plan looks at this machine alone, as `run` would use it.")]
 pub(crate) struct CheckArgs {
     /// The job or sweep file; `-` is stdin
     file: PathBuf,
-    /// Ask the service too: what would be placed where
+    /// Ask the service too (without one, this machine): what would be placed where
     #[arg(long)]
     plan: bool,
 }
@@ -52,7 +58,7 @@ pub(crate) async fn run(global: &Global, args: &CheckArgs, output: &Output) -> R
             valid["sweep"] = Budget::of(sweep).document();
         }
         if let Some(planned) = planned {
-            valid["plan"] = Value::from(planned);
+            valid["plan"] = planned.json();
         }
         return output.document(&valid);
     }
@@ -62,7 +68,7 @@ pub(crate) async fn run(global: &Global, args: &CheckArgs, output: &Output) -> R
             format!("{} is a valid sweep: {}, {}", file.shown, sweep.name, Budget::of(sweep))
         }
     })?;
-    planned.map_or(Ok(()), |planned| output.line(&planned))
+    planned.map_or(Ok(()), |planned| output.line(&planned.told()))
 }
 
 /// What a file turned out to be.
@@ -165,20 +171,73 @@ fn summary(spec: &JobSpec) -> String {
     format!(": {}, {count} {noun} of {}", spec.name, spec.gang.each)
 }
 
-/// Asks the service whether its cluster could ever place it.
-async fn plan(global: &Global, file: &JobFile, spec: &JobSpec) -> Result<String, Failure> {
-    let client = Route::to_live_service(global)?.connect().await?;
-    match file.is_sweep() {
-        true => drop(submit::validate_sweep(&client, file).await?),
-        false => drop(submit::validate(&client, file).await?),
+/// What would come of a job if it were submitted now.
+struct Planned {
+    code: String,
+    text: String,
+    placement: Vec<pb::RankPlacement>,
+}
+
+/// Asks the service what would be placed where; without one, what this machine has.
+async fn plan(global: &Global, file: &JobFile, spec: &JobSpec) -> Result<Planned, Failure> {
+    let Some(route) = Route::to_service(global)? else { return plan_here(spec) };
+    let client = route.connect().await?;
+    if file.is_sweep() {
+        submit::validate_sweep(&client, file).await?;
+        let (code, text) = ("placeable".to_owned(), "a trial can be placed".to_owned());
+        return Ok(Planned { code, text, placement: Vec::new() });
     }
-    let (workers, nodes) =
-        (spec.gang.workers.min, client.cluster.clone().nodes(phalanx_api::v1::NodesRequest {}).await?);
-    Ok(format!(
-        "{workers} × ({}) can be placed on {} node(s)",
-        spec.gang.each,
-        nodes.into_inner().nodes.len()
-    ))
+    let job = submit::validate(&client, file).await?;
+    let reason = job.reason.unwrap_or_default();
+    Ok(Planned { code: reason.code, text: reason.text, placement: job.placement })
+}
+
+/// What an empty machine like this one would make of it.
+fn plan_here(spec: &JobSpec) -> Result<Planned, Failure> {
+    let (job, mut cluster, mut queue) = (JobId(1), Cluster::new(), Queue::new());
+    cluster.set_node(node_name(), NodeArgs::default().capacity(BTreeMap::new()));
+    let infeasible = |reason: phalanx_scheduler::Reason| Failure::new(INFEASIBLE, reason.text);
+    phalanx_scheduler::check(&cluster, &spec.gang).map_err(infeasible)?;
+    queue.insert(Pending::new(job, Time::ZERO, 1, spec.gang.clone()));
+    let placed = phalanx_scheduler::plan(Time::ZERO, &mut cluster, &mut queue).placements.pop();
+    let rank = |bundle: &Bundle| pb::RankPlacement {
+        rank: bundle.rank as i32,
+        node: bundle.node.to_string(),
+        gpus: bundle.gpus.iter().map(|share| share.index as i32).collect(),
+    };
+    let placement = placed.map(|(_, bundles)| bundles.iter().map(rank).collect()).unwrap_or_default();
+    let text = "would start at once on this machine; no service runs".to_owned();
+    Ok(Planned { code: "would_start".to_owned(), text, placement })
+}
+
+impl Planned {
+    fn json(&self) -> Value {
+        let ranks = self
+            .placement
+            .iter()
+            .map(|rank| json!({ "rank": rank.rank, "node": rank.node, "gpus": rank.gpus }));
+        json!({ "reason": { "code": self.code, "text": self.text }, "placement": ranks.collect::<Vec<_>>() })
+    }
+
+    /// In words, a line a node.
+    fn told(&self) -> String {
+        let mut nodes: BTreeMap<&str, (Vec<i32>, Vec<i32>)> = BTreeMap::new();
+        for rank in &self.placement {
+            let (ranks, gpus) = nodes.entry(&rank.node).or_default();
+            ranks.push(rank.rank);
+            gpus.extend(&rank.gpus);
+        }
+        let mut text = self.text.clone();
+        for (node, (ranks, gpus)) in nodes {
+            let list = |numbers: &[i32]| numbers.iter().map(i32::to_string).collect::<Vec<_>>().join(", ");
+            let noun = if ranks.len() == 1 { "rank" } else { "ranks" };
+            text.push_str(&format!("\n  {node}: {noun} {}", list(&ranks)));
+            if !gpus.is_empty() {
+                text.push_str(&format!(" on GPU {}", list(&gpus)));
+            }
+        }
+        text
+    }
 }
 
 fn document(valid: bool, problems: &Problems, file: &JobFile) -> Value {

@@ -44,6 +44,21 @@ fn bundles_of(job: &Job, ranks: &[RankRun]) -> Vec<Bundle> {
     ranks.iter().enumerate().map(bundle).collect()
 }
 
+/// An attempt as it is placed.
+pub(super) fn first_attempt(now: Time, bundles: &[Bundle]) -> Attempt {
+    Attempt {
+        number: 1,
+        state: AttemptState::Starting,
+        placed: now,
+        started: None,
+        ended: None,
+        exit_code: None,
+        failed_rank: None,
+        message: String::new(),
+        ranks: rank_runs(bundles),
+    }
+}
+
 impl Controller {
     /// Makes an attempt of a decision: devices held, every node asked to keep its place.
     /// Says whether it could, which a decision of the scheduler always can.
@@ -71,17 +86,7 @@ impl Controller {
         let Some(job) = self.jobs.get_mut(&id).map(|live| &mut live.job).filter(|_| held) else {
             return false;
         };
-        job.attempts.push(Attempt {
-            number: attempt.number,
-            state: AttemptState::Starting,
-            placed: now,
-            started: None,
-            ended: None,
-            exit_code: None,
-            failed_rank: None,
-            message: String::new(),
-            ranks: rank_runs(bundles),
-        });
+        job.attempts.push(Attempt { number: attempt.number, ..first_attempt(now, bundles) });
         job.run = Some(run);
         if let Some((_, queue)) = self.ground(group) {
             queue.start(id);

@@ -398,8 +398,7 @@ impl Controller {
         self.effects.planned = true;
         self.plan_at = plan.wake.filter(|&at| at > now).into_iter().chain(self.plan_at).min();
         for (id, reason) in plan.reasons {
-            let text = reason.told(|at| format!("within {} s", at.since(now).as_secs() + 1));
-            let mut reason = Reason::new(reason.code.as_str(), text);
+            let mut reason = Reason::new(reason.code.as_str(), told(&reason, now));
             if self.groups.get(id).is_some() {
                 self.group_reason(id, &reason);
             } else if let Some(sweep) = self.sweeps.slot(id) {
@@ -503,6 +502,11 @@ impl Controller {
     fn send(&mut self, node: &NodeName, command: Command) {
         self.effects.sends.push((node.clone(), command));
     }
+}
+
+/// A reason with its reservation, if there is one, as a time from now.
+fn told(reason: &phalanx_scheduler::Reason, now: Time) -> String {
+    reason.told(|at| format!("within {} s", at.since(now).as_secs() + 1))
 }
 
 /// What the scheduler knows of a job's gang.

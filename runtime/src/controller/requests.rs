@@ -1,7 +1,8 @@
 //! What people ask of the controller. A request changes nothing that anybody hears of until it is committed: the loop
 //! calls [`Controller::accept`] then, or [`Controller::roll_back`] where the store refused it.
 
-use super::{Controller, Effects, Live, Saved, is_current};
+use super::attempt::first_attempt;
+use super::{Controller, Effects, Live, Saved, is_current, pending, told};
 use phalanx_core::job::INTERRUPTED_CODE;
 use phalanx_core::{
     Ending, GroupName, Job, JobId, JobSpec, JobState, Problems, Reason, SweepId, SweepState, Time,
@@ -131,7 +132,7 @@ impl Controller {
     /// Queues a job.
     pub fn submit(&mut self, now: Time, submission: Submission) -> Result<Job, Refusal> {
         self.validate(&submission)?;
-        let job = Job { id: JobId(self.next_job), ..self.preview(now, submission) };
+        let job = Job { id: JobId(self.next_job), ..self.new_job(now, submission) };
         let id = job.id;
         self.next_job += 1;
         self.undo.push((id, None));
@@ -150,8 +151,44 @@ impl Controller {
         self.sync_queue(id);
     }
 
-    /// The job that a submission would make, with the id 0.
+    /// The job that a submission would make, with the id 0: its one attempt says where its ranks would run if it were
+    /// submitted now, or its reason why it would wait. It is tried on a copy, of which nothing stays.
     pub fn preview(&self, now: Time, submission: Submission) -> Job {
+        let mut job = self.new_job(now, submission);
+        if let Some(reason) = self.waits_for_group(job.group) {
+            return Job { reason, ..job };
+        }
+        let ground = match job.group {
+            None => Some((&self.cluster, &self.queue)),
+            Some(group) => self.groups.get(group).map(|live| (&live.ground.cluster, &live.ground.queue)),
+        };
+        let Some((mut cluster, mut queue)) = ground.map(|(cluster, queue)| (cluster.clone(), queue.clone()))
+        else {
+            return job;
+        };
+        let trial = JobId(self.next_job);
+        queue.insert(pending(&Job { id: trial, ..job.clone() }));
+        let plan = phalanx_scheduler::plan(now, &mut cluster, &mut queue);
+        let found = plan.placements.iter().find(|(placed, _)| *placed == trial);
+        if let Some((_, bundles)) = found {
+            job.reason = Reason::new("would_start", "would start at once");
+            job.attempts.push(first_attempt(now, bundles));
+            return job;
+        }
+        let ended = plan.evictions.iter().filter(|end| end.by == trial).map(|end| end.attempt.job);
+        let shrunk = plan.resizes.iter().filter(|end| end.by == Some(trial)).map(|end| end.attempt.job);
+        let giving: Vec<String> = ended.chain(shrunk).map(|job| job.to_string()).collect();
+        if !giving.is_empty() {
+            let text = format!("would start once {} have given way", giving.join(", "));
+            job.reason = Reason::new("would_preempt", text);
+        } else if let Some(reason) = phalanx_scheduler::explain(&cluster, &queue, trial) {
+            job.reason = Reason::new(reason.code.as_str(), told(&reason, now));
+        }
+        job
+    }
+
+    /// The job that a submission is, with the id 0.
+    pub(super) fn new_job(&self, now: Time, submission: Submission) -> Job {
         Job {
             id: JobId(0),
             group: submission

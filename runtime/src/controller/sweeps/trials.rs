@@ -57,7 +57,7 @@ impl Controller {
             from: handed.from.and_then(|from| live.checkpoints.get(&from)).map(|kept| kept.path.clone()),
         };
         let base_dir = live.sweep.asked.base_dir.clone();
-        let preview = self.preview(now, Submission { spec, base_dir });
+        let preview = self.new_job(now, Submission { spec, base_dir });
         let job = Job { id: slot, trial: Some(Box::new(trial)), ..preview };
         self.admit(job);
         // What the scheduler has placed fits; where a node has left meanwhile the job waits in the queue.
