@@ -1,15 +1,26 @@
 //! The scheduler's decisions against baselines written here, and what a decision costs at scale.
 //!
-//! `cargo bench -p phalanx-scheduler` prints both. Traces are seeded; the baselines (FIFO, EASY with the jobs' true
+//! `cargo bench -p phalanx-scheduler` prints both (`-- quality` and `-- scale` one of them), and what each figure is to be.
+//! Traces are seeded; the baselines (FIFO, EASY with the jobs' true
 //! lengths, preemptive least attained service with one queue a decade) know GPUs as one pool, which the gangs here, that
 //! may split over nodes, are placed on as well.
 #![allow(missing_docs)]
 
+#[path = "scheduling/baseline.rs"]
+mod baseline;
+#[path = "scheduling/figures.rs"]
+mod figures;
+
+use baseline::{Baseline, baseline};
+use figures::Figures;
 use phalanx_core::resources::{Capacity, Device};
 use phalanx_core::spec::{GangSpec, QueueSpec, Scenario, ScenarioJob, ScenarioNode, Workers};
 use phalanx_core::{Cpus, GpuRequest, Time};
 use phalanx_scheduler::simulate::simulate;
 use std::time::{Duration, Instant};
+
+/// Nodes of eight GPUs that the traces run on.
+const NODES: u32 = 8;
 
 /// splitmix64.
 struct Random(u64);
@@ -116,137 +127,77 @@ fn scenario(jobs: &[Job], nodes: u32, las: bool, elastic: bool, limits: bool) ->
     }
 }
 
-/// How a baseline orders and preempts.
-#[derive(Clone, Copy, PartialEq)]
-enum Baseline {
-    Fifo,
-    Easy,
-    Las,
+/// One schedule's line.
+fn line(trace: &str, label: &str, figures: &Figures, more: &str) {
+    let Figures { mean, p95, makespan, utilisation, unfairness: [unfair, worst] } = figures;
+    println!(
+        "{trace:<9}{label:<18}{mean:>10.0}{p95:>10.0}{makespan:>11.0}{utilisation:>7.3}{unfair:>7.2}{worst:>7.2}{more}"
+    );
 }
 
-/// Mean and 95th percentile completion time, makespan and utilisation of a baseline on one pool of GPUs.
-fn baseline(kind: Baseline, jobs: &[Job], gpus: u32) -> [f64; 4] {
-    let mut left: Vec<f64> = jobs.iter().map(|job| job.seconds).collect();
-    let mut attained = vec![0.0f64; jobs.len()];
-    let mut ends = vec![0.0f64; jobs.len()];
-    let mut running: Vec<usize> = Vec::new();
-    let mut waiting: Vec<usize> = Vec::new();
-    let (mut now, mut next) = (0.0f64, 0);
-    // Levels of attained service: 3,600 GPU-seconds and ten times that, as Tiresias discretises.
-    let level = |attained: f64| [3600.0, 36_000.0].iter().filter(|&&bound| attained >= bound).count();
-    loop {
-        let used: u32 = running.iter().map(|&at| jobs[at].gpus).sum();
-        let mut free = gpus - used;
-        if kind == Baseline::Las {
-            waiting.append(&mut running);
-            waiting.sort_by(|&a, &b| (level(attained[a]), a).cmp(&(level(attained[b]), b)));
-            free = gpus;
-            let (start, wait): (Vec<usize>, Vec<usize>) = waiting.iter().partition(|&&at| {
-                let fits = jobs[at].gpus <= free;
-                free -= if fits { jobs[at].gpus } else { 0 };
-                fits
-            });
-            (running, waiting) = (start, wait);
-        } else {
-            while let Some(&first) = waiting.first().filter(|&&at| jobs[at].gpus <= free) {
-                free -= jobs[first].gpus;
-                running.push(waiting.remove(0));
-            }
-            if let (Baseline::Easy, Some(&head)) = (kind, waiting.first()) {
-                let mut by_end: Vec<(f64, u32)> =
-                    running.iter().map(|&at| (now + left[at], jobs[at].gpus)).collect();
-                by_end.sort_by(|a, b| a.0.total_cmp(&b.0));
-                let (mut sum, mut shadow) = (free, f64::INFINITY);
-                for (end, gpus) in by_end {
-                    sum += gpus;
-                    if sum >= jobs[head].gpus {
-                        shadow = end;
-                        break;
-                    }
-                }
-                let mut extra = sum.saturating_sub(jobs[head].gpus);
-                let mut at = 1;
-                while at < waiting.len() {
-                    let job = jobs[waiting[at]];
-                    let short = now + job.seconds <= shadow;
-                    if job.gpus <= free && (short || job.gpus <= extra) {
-                        free -= job.gpus;
-                        extra -= if short { 0 } else { job.gpus };
-                        running.push(waiting.remove(at));
-                    } else {
-                        at += 1;
-                    }
-                }
-            }
-        }
-        let arrival = jobs.get(next).map_or(f64::INFINITY, |job| job.at);
-        let end = running.iter().map(|&at| now + left[at]).fold(f64::INFINITY, f64::min);
-        let crossing = |at: usize| {
-            let bound = if attained[at] < 3600.0 { 3600.0 } else { 36_000.0 };
-            let crosses = kind == Baseline::Las && attained[at] < bound && !waiting.is_empty();
-            if crosses { now + (bound - attained[at]) / f64::from(jobs[at].gpus) } else { f64::INFINITY }
-        };
-        let level_at = running.iter().map(|&at| crossing(at)).fold(f64::INFINITY, f64::min);
-        let then = arrival.min(end).min(level_at.max(now + 1e-6));
-        if then.is_infinite() {
-            break;
-        }
-        for &at in &running {
-            left[at] -= then - now;
-            attained[at] += (then - now) * f64::from(jobs[at].gpus);
-        }
-        now = then;
-        running.retain(|&at| {
-            if left[at] <= 1e-6 {
-                ends[at] = now;
-            }
-            left[at] > 1e-6
-        });
-        while jobs.get(next).is_some_and(|job| job.at <= now) {
-            waiting.push(next);
-            next += 1;
-        }
-    }
-    let mut times: Vec<f64> = jobs.iter().zip(&ends).map(|(job, end)| end - job.at).collect();
-    times.sort_by(f64::total_cmp);
-    let work: f64 = jobs.iter().map(|job| job.seconds * f64::from(job.gpus)).sum();
-    let mean = times.iter().sum::<f64>() / times.len() as f64;
-    [mean, times[times.len() * 95 / 100], now - jobs[0].at, work / f64::from(gpus) / now]
+/// A figure that has to stay below a bound.
+fn verdict(what: &str, ratio: f64, bound: f64) {
+    println!("  {what}: {ratio:.3} (to be at most {bound}{})", if ratio <= bound { "" } else { ": MISSED" });
 }
 
 fn quality() {
-    const NODES: u32 = 8;
     println!(
-        "{:<14}{:<18}{:>10}{:>10}{:>12}{:>8}{:>8}{:>9}",
-        "trace", "scheduler", "mean JCT", "p95 JCT", "makespan", "util", "frag", "preempt"
+        "{:<9}{:<18}{:>10}{:>10}{:>11}{:>7}{:>7}{:>7}{:>7}{:>9}{:>12}",
+        "trace",
+        "scheduler",
+        "mean JCT",
+        "p95 JCT",
+        "makespan",
+        "util",
+        "ftf",
+        "p95",
+        "frag",
+        "preempt",
+        "decisions/s"
     );
     for (name, bursty, seed) in [("philly", false, 1), ("bursty", true, 2)] {
         let jobs = philly(&mut Random(seed), 2000, NODES * 8, 0.9, bursty);
-        for (label, kind) in [("FIFO", Baseline::Fifo), ("EASY", Baseline::Easy), ("LAS", Baseline::Las)] {
-            let [mean, p95, makespan, used] = baseline(kind, &jobs, NODES * 8);
-            println!(
-                "{name:<14}{label:<18}{mean:>10.0}{p95:>10.0}{makespan:>12.0}{used:>8.3}{:>8}{:>9}",
-                "-", "-"
-            );
-        }
-        for (label, las, elastic, limits) in [
+        let [fifo, easy, las] = [("FIFO", Baseline::Fifo), ("EASY", Baseline::Easy), ("LAS", Baseline::Las)]
+            .map(|(label, kind)| {
+                let figures = Figures::of(&jobs, &baseline(kind, &jobs, NODES * 8), NODES * 8);
+                line(name, label, &figures, &format!("{:>7}{:>9}{:>12}", "pool", "-", "-"));
+                figures
+            });
+        let [ours_fifo, ours_easy, ours_las, ours_elastic] = [
             ("phalanx fifo", false, false, false),
             ("  with limits", false, false, true),
             ("phalanx las", true, false, false),
-            ("phalanx elastic", true, true, false),
-        ] {
-            let summary = simulate(&scenario(&jobs, NODES, las, elastic, limits), None).summary;
-            println!(
-                "{name:<14}{label:<18}{:>10.0}{:>10.0}{:>12.0}{:>8.3}{:>8.3}{:>9}",
-                summary.mean_jct.unwrap_or(f64::NAN),
-                summary.p95_jct.unwrap_or(f64::NAN),
-                summary.makespan.unwrap_or(f64::NAN),
-                summary.gpu_utilization.unwrap_or(f64::NAN),
-                summary.fragmentation.unwrap_or(f64::NAN),
-                summary.preemptions,
-            );
-        }
+            ("  elastic gangs", true, true, false),
+        ]
+        .map(|(label, las, elastic, limits)| {
+            ours(name, label, &jobs, scenario(&jobs, NODES, las, elastic, limits))
+        });
+        let best = fifo.mean.min(easy.mean);
+        verdict("fifo: mean JCT over the better of FIFO and EASY", ours_fifo.mean / best, 1.01);
+        verdict("fifo with limits: the same", ours_easy.mean / best, 1.01);
+        verdict("EASY's utilisation over that of fifo", easy.utilisation / ours_fifo.utilisation, 1.0);
+        verdict(
+            "EASY's utilisation over that of fifo with limits",
+            easy.utilisation / ours_easy.utilisation,
+            1.0,
+        );
+        verdict("las: mean JCT over LAS", ours_las.mean / las.mean, 1.0);
+        verdict("elastic gangs: mean JCT over las", ours_elastic.mean / ours_las.mean, 0.8);
     }
+}
+
+/// A run of the product, with its line.
+fn ours(trace: &str, label: &str, jobs: &[Job], scenario: Scenario) -> Figures {
+    let started = Instant::now();
+    let outcome = simulate(&scenario, None);
+    let seconds = started.elapsed().as_secs_f64();
+    let ends = outcome.jobs.iter().map(|job| job.end.map_or(f64::NAN, |end| end.as_micros() as f64 / 1e6));
+    let figures = Figures::of(jobs, &ends.collect::<Vec<_>>(), NODES * 8);
+    let summary = outcome.summary;
+    let rate = summary.decisions as f64 / seconds;
+    let fragmentation = summary.fragmentation.unwrap_or(f64::NAN);
+    line(trace, label, &figures, &format!("{fragmentation:>7.3}{:>9}{rate:>12.0}", summary.preemptions));
+    figures
 }
 
 /// A full cluster with a deep queue: a job submitted or finished is a decision.
@@ -255,6 +206,7 @@ fn scale() {
         "{:<12}{:>10}{:>12}{:>14}{:>14}{:>12}",
         "nodes", "limits", "jobs", "p50 µs", "p99 µs", "seconds"
     );
+    let mut medians = Vec::new();
     for (nodes, limits) in [(5_000, false), (10_000, false), (10_000, true)] {
         let mut random = Random(7);
         let filling = nodes as usize * 2;
@@ -270,14 +222,29 @@ fn scale() {
         let started = Instant::now();
         let clock = || started.elapsed().as_secs_f64() * 1e6;
         let summary = simulate(&scenario(&jobs, nodes, false, false, limits), Some(&clock)).summary;
-        println!(
-            "{nodes:<12}{limits:>10}{:>12}{:>14.1}{:>14.1}{:>12.1}",
-            jobs.len(),
-            summary.decide_us_p50.unwrap_or(f64::NAN),
-            summary.decide_us_p99.unwrap_or(f64::NAN),
-            started.elapsed().as_secs_f64(),
-        );
+        let (p50, p99) =
+            (summary.decide_us_p50.unwrap_or(f64::NAN), summary.decide_us_p99.unwrap_or(f64::NAN));
+        let seconds = started.elapsed().as_secs_f64();
+        println!("{nodes:<12}{limits:>10}{:>12}{p50:>14.1}{p99:>14.1}{seconds:>12.1}", jobs.len());
+        if nodes == 10_000 {
+            verdict("median of a decision, µs", p50, 100.0);
+            verdict("p99 of a decision, µs", p99, 2000.0);
+            verdict("30,000 jobs, s", seconds, 60.0);
+        }
+        medians.push(p50);
     }
+    verdict("median with twice the nodes over that with 5,000", medians[1] / medians[0], 1.5);
+    match peak_bytes() {
+        Some(bytes) => verdict("memory at its most, GiB", bytes as f64 / (1u64 << 30) as f64, 2.0),
+        None => println!("  memory at its most: this system does not say"),
+    }
+}
+
+/// The most memory that this process has had.
+fn peak_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
 fn main() {

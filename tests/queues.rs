@@ -230,15 +230,24 @@ fn what_is_guaranteed_comes_back_and_the_borrower_goes_on_where_it_was() {
 #[test]
 fn the_trainer_shrinks_and_grows_and_ends_as_if_it_had_not() {
     let home = Home::new();
-    let _service = start(&home, "[scheduling]\nresize_interval = 1\n", "2");
+    let _service = start(&home, "[scheduling]\nresize_interval = 0.2\n", "2");
     let job = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/digits/job.toml");
-    let more = ["--set", "gang.workers={ min = 1, max = 2 }", "--set", "train.epochs=60"];
+    // Each resize waits for what the attempt before it has done, so that all the rest of the training is left to do after the
+    // last: a machine would have to be very busy to train that long before it lets the gang grow.
+    let more = ["--set", "gang.workers={ min = 1, max = 2 }", "--set", "train.epochs=300"];
     let digits = submit(&home, job.to_str().unwrap(), &more);
-    home.file("urgent.toml", &script_with("priority = 1", "sleep 0.5"));
-    eventually("it trains", Duration::from_secs(30), || {
-        home.run(["metrics", &digits, "--json"]).out().lines().count() > 2
-    });
+    home.file("urgent.toml", &script_with("priority = 1", "while [ ! -e open ]; do sleep 0.02; done"));
+    let trains = |attempt: u64| {
+        eventually(&format!("attempt {attempt} trains"), Duration::from_secs(60), || {
+            let points = home.run(["metrics", &digits, "--json"]).out();
+            let points = points.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            points.filter(|point| point["attempt"] == attempt).count() > 1
+        });
+    };
+    trains(1);
     let urgent = submit(&home, "urgent.toml", &[]);
+    trains(2);
+    home.file("open", "");
     home.run(["wait", &urgent]).expect(0);
     home.run(["wait", &digits]).expect(0);
     let states: Vec<String> = attempts(&home, &digits).into_iter().map(|(state, _)| state).collect();

@@ -154,6 +154,38 @@ fn every_command_of_the_guide_to_tuning_works() {
     }
 }
 
+#[test]
+fn every_command_of_the_guide_to_scheduling_works_and_every_rule_has_its_test() {
+    let guide = fs::read_to_string(root().join("docs/scheduling.md")).unwrap();
+    let blocks = blocks(&guide);
+    assert!(blocks.len() > 5 && blocks.iter().all(|block| block.mark.is_some()), "every block is executed");
+    tour("docs/scheduling.md", &blocks);
+    let rules =
+        guide.split("## What is promised").nth(1).unwrap().lines().filter(|line| line.starts_with("| "));
+    let mut sources = String::new();
+    for folder in ["core/src", "scheduler/src", "scheduler/tests"] {
+        read_sources(&root().join(folder), &mut sources);
+    }
+    for rule in rules.skip(1) {
+        let tests = rule.rsplit('|').nth(1).unwrap().split('`').skip(1).step_by(2);
+        let gone: Vec<&str> =
+            tests.clone().filter(|test| !sources.contains(&format!("fn {test}("))).collect();
+        assert!(tests.count() > 0 && gone.is_empty(), "no test {gone:?} for {rule}");
+    }
+}
+
+/// All Rust below a folder, in one text.
+fn read_sources(folder: &Path, sources: &mut String) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            read_sources(&path, sources);
+        } else if path.extension().is_some_and(|suffix| suffix == "rs") {
+            sources.push_str(&fs::read_to_string(path).unwrap());
+        }
+    }
+}
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }

@@ -124,7 +124,11 @@ fn what_waits_says_why_and_what_never_fits_is_refused() {
     let never = home.run(["submit", "job.toml", "--set", "gang.cpus=5"]).expect(3);
     assert!(never.err().contains('5') && never.err().contains('4'), "{}", never.err());
     home.run(["check", "job.toml", "--plan", "--set", "gang.cpus=5"]).expect(3);
-    home.run(["check", "job.toml", "--plan"]).expect(0);
+    let planned = home.run(["check", "job.toml", "--plan", "--json"]).expect(0).json()["plan"].clone();
+    assert_eq!(
+        (&planned["reason"]["code"], planned["placement"].as_array().unwrap().len()),
+        (&"waiting_resources".into(), 0)
+    );
     home.run(["cancel", &second]).expect(0);
     assert_eq!(home.run(["describe", &second, "--json"]).expect(0).json()["state"], "CANCELLED");
     home.run(["cancel", &first]).expect(0);
@@ -320,4 +324,36 @@ fn prometheus_reads_families_with_help_and_type() {
         "{types:?}"
     );
     assert!(!body.contains("j1"), "no label holds an id");
+}
+
+#[test]
+fn gpus_are_given_by_their_links_and_the_plan_says_which() {
+    let home = Home::new();
+    // Without a service the plan is for this machine.
+    home.file("job.toml", &script_with("[gang]\nworkers = 1", "echo devices $CUDA_VISIBLE_DEVICES"));
+    let here = home.run(["check", "job.toml", "--plan"]).expect(0).out();
+    assert!(here.contains("would start at once on this machine") && here.contains(": rank 0"), "{here}");
+    home.run(["check", "job.toml", "--plan", "--set", "gang.gpus=9999"]).expect(3);
+    let node = ["--cpus", "4", "--gpus", "4", "--gpu-links", "pairs"];
+    let _service = Service::start_with(
+        &home,
+        &[&["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"][..], &node].concat(),
+    );
+    home.file("hold.toml", &script("sleep 60"));
+    let holds = submit(&home, "hold.toml", &["--set", "gang.gpus=1"]);
+    eventually("the first runs", Duration::from_secs(10), || {
+        home.run(["describe", &holds, "--json"]).json()["state"] == "RUNNING"
+    });
+    let two = ["--set", "gang.gpus=2"];
+    let planned = home.run(["check", "job.toml", "--plan"].iter().chain(&two)).expect(0).out();
+    assert!(planned.contains("would start at once") && planned.contains("rank 0 on GPU 2, 3"), "{planned}");
+    assert_eq!(
+        home.run(["ps", "--json"]).expect(0).json().as_array().unwrap().len(),
+        1,
+        "nothing was submitted"
+    );
+    let pair = submit(&home, "job.toml", &two);
+    home.run(["wait", &pair]).expect(0);
+    assert_eq!(home.run(["logs", &pair]).expect(0).out().trim(), "devices 2,3");
+    home.run(["cancel", &holds]).expect(0);
 }

@@ -417,3 +417,91 @@ fn the_same_scenario_gives_the_same_bytes() {
     let once = format!("{:?}", run(&jobs));
     assert_eq!(once, format!("{:?}", run(&jobs)));
 }
+
+#[test]
+fn jobs_go_by_submission_not_by_their_place_in_the_file() {
+    let jobs = [
+        node(1),
+        job("late", 2.0, 10.0, 1, ""),
+        job("runs", 0.0, 10.0, 1, ""),
+        job("early", 1.0, 10.0, 1, ""),
+        job("same", 1.0, 10.0, 1, ""),
+    ];
+    let outcome = run(&jobs.concat());
+    let starts = ["runs", "early", "same", "late"].map(|name| outcome.attempts(name)[0].0);
+    assert_eq!(starts, [0.0, 10.0, 20.0, 30.0]);
+}
+
+#[test]
+fn any_waiting_gang_may_preempt_not_only_the_first() {
+    let jobs = [
+        node(4),
+        job("fixed", 0.0, 100.0, 2, "preemptible = false"),
+        job("low", 0.0, 100.0, 2, ""),
+        job("head", 1.0, 10.0, 4, "priority = 2"),
+        job("boss", 2.0, 10.0, 2, "priority = 1"),
+    ];
+    let outcome = run(&jobs.concat());
+    assert_eq!(outcome.attempts("boss")[0].0, 2.0, "the head, which cannot, does not keep it from it");
+    assert_eq!(outcome.attempts("low")[0], (0.0, 2.0, "preempted"));
+    assert_eq!(outcome.attempts("head")[0].0, 100.0);
+}
+
+#[test]
+fn what_starts_in_a_plan_starts_smaller_for_a_higher_priority() {
+    let queue = "[[queue]]\nname = \"q\"\nguaranteed = { gpus = 2 }\n".to_owned();
+    let jobs = [
+        node(4),
+        queue,
+        elastic("own", 0.0, 10.0, 2, 4, "queue = \"q\""),
+        job("boss", 0.0, 10.0, 2, "priority = 1"),
+    ];
+    let outcome = run(&jobs.concat());
+    assert_eq!(outcome.attempts("boss")[0].0, 0.0);
+    let own = &outcome.job("own").attempts[0];
+    assert_eq!(
+        (own.bundles.len(), own.start),
+        (2, phalanx_core::Time::ZERO),
+        "within its guarantee it goes first"
+    );
+}
+
+#[test]
+fn what_was_kept_is_free_once_its_reservation_is_gone() {
+    let jobs = [
+        node(4),
+        job("runs", 0.0, 100.0, 2, "time_limit = 100"),
+        job("head", 1.0, 10.0, 4, ""),
+        job("waits", 2.0, 50.0, 2, ""),
+        job("boss", 3.0, 500.0, 1, "priority = 1"),
+        job("small", 4.0, 5.0, 1, ""),
+    ];
+    let outcome = run(&jobs.concat());
+    assert_eq!(outcome.attempts("boss")[0].0, 3.0);
+    assert_eq!(
+        outcome.attempts("small")[0].0,
+        4.0,
+        "with `boss` no end is in sight, and so nothing reserved"
+    );
+}
+
+#[test]
+fn a_share_that_moves_lets_another_queue_before_the_head() {
+    let queues =
+        "[[queue]]\nname = \"a\"\n[[queue]]\nname = \"b\"\n[policy]\nmax_bypass = 0\nshare_half_life = 10\n"
+            .to_owned();
+    let jobs = [
+        node(4),
+        queues,
+        job("a1", 0.0, 20.0, 2, "queue = \"a\""),
+        job("b1", 0.0, 200.0, 1, "queue = \"b\""),
+        job("head", 1.0, 10.0, 4, "queue = \"b\""),
+        job("a2", 2.0, 10.0, 1, "queue = \"a\""),
+    ];
+    let outcome = run(&jobs.concat());
+    let start = outcome.attempts("a2")[0].0;
+    assert!(
+        start < outcome.attempts("head")[0].0 && start <= 20.0,
+        "{start}: once its share is the smaller one"
+    );
+}
