@@ -6,12 +6,14 @@ mod file;
 mod frame;
 mod parquet;
 mod tensorboard;
+mod trials;
 
 use crate::args::Global;
-use crate::client::Route;
+use crate::client::{Client, Route};
 use crate::failure::Failure;
 use crate::follow::{Points, Rows, follow};
 use crate::output::Output;
+use crate::sweep;
 use clap::{Args, ValueEnum};
 use frame::{Frame, MetricRows};
 use phalanx_api::v1 as pb;
@@ -23,11 +25,13 @@ use std::path::{Path, PathBuf};
   phalanx export j12 --to csv results            results/metrics.csv
   phalanx export j12 --to parquet results        results/metrics.parquet
   phalanx export j12 --to tensorboard runs       runs/j12; `tensorboard --logdir runs` shows it
+  phalanx export s3 --to csv results             of every trial, and results/trials.csv with their parameters
+  phalanx export s3 --to tensorboard runs        runs/trial-0000, runs/trial-0001, …
 
 Tables are in long form, a row a value: job, attempt, rank, step, time, metric, value.
-A job that still runs is exported as it is now.")]
+What still runs is exported as it is now.")]
 pub(crate) struct ExportArgs {
-    /// The job's id
+    /// The id of a job, a trial or a sweep
     id: String,
     /// The form of the files
     #[arg(long, value_enum, value_name = "FORMAT")]
@@ -47,12 +51,22 @@ enum Format {
     Parquet,
 }
 
+/// A job whose points are exported.
+struct Run {
+    /// Its id.
+    job: String,
+    /// What its folder is called.
+    name: String,
+    /// When it was made.
+    begin: Option<prost_types::Timestamp>,
+}
+
 /// Where points go.
 trait Sink {
-    /// The points of this job follow.
-    fn begin(&mut self, job: &pb::Job) -> Result<(), Failure>;
+    /// The points of this run follow.
+    fn begin(&mut self, run: &Run) -> Result<(), Failure>;
 
-    /// A point of that job.
+    /// A point of that run.
     fn point(&mut self, point: &pb::MetricPoint) -> Result<(), Failure>;
 
     /// All is there: puts the files in their places and names them.
@@ -71,27 +85,52 @@ trait TableFile {
 /// Runs it.
 pub(crate) async fn run(global: &Global, args: &ExportArgs, output: &Output) -> Result<(), Failure> {
     let route = Route::to_records(global).await?;
-    let job = route.connect().await?.job(&args.id).await?;
+    let client = route.connect().await?;
+    let (runs, trials) = runs(&client, &args.id).await?;
     std::fs::create_dir_all(&args.dir).map_err(|error| cannot_write(&args.dir, &error))?;
     let mut sink: Box<dyn Sink> = match args.to {
         Format::Tensorboard => Box::new(tensorboard::Runs::new(&args.dir)),
         table => Box::new(Metrics::create(table, &args.dir)?),
     };
-    sink.begin(&job)?;
     let mut points: u64 = 0;
-    let hear = async |point: pb::MetricPoint| {
-        points += 1;
-        sink.point(&point)
-    };
-    let rows = Rows { id: job.id.clone(), ..Rows::default() };
-    follow(&route, output, &mut Points { rows, hear }).await?;
-    let files = sink.finish()?;
+    for run in &runs {
+        sink.begin(run)?;
+        let hear = async |point: pb::MetricPoint| {
+            points += 1;
+            sink.point(&point)
+        };
+        let rows = Rows { id: run.job.clone(), ..Rows::default() };
+        follow(&route, output, &mut Points { rows, hear }).await?;
+    }
+    let mut files = sink.finish()?;
+    if let Some(trials) = trials.filter(|_| args.to != Format::Tensorboard) {
+        let mut file = table_file(args.to, &args.dir, "trials", &trials)?;
+        file.write(&trials)?;
+        files.push(file.finish()?);
+    }
     if output.json {
         let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
-        return output.document(&json!({ "id": job.id, "points": points, "files": files }));
+        return output.document(&json!({ "id": args.id, "points": points, "files": files }));
     }
-    output.say(&format!("phalanx: {points} points of {}", job.id));
+    output.say(&format!("phalanx: {points} points of {}", args.id));
     files.iter().try_for_each(|file| output.line(&file.display().to_string()))
+}
+
+/// The runs behind an id, and the table of trials where it is a sweep's.
+async fn runs(client: &Client, id: &str) -> Result<(Vec<Run>, Option<Frame>), Failure> {
+    if !sweep::is_sweep_id(id) {
+        let job = client.job(id).await?;
+        return Ok((vec![Run { name: job.id.clone(), job: job.id, begin: job.submit_time }], None));
+    }
+    let (sweep, trials) = (sweep::get(client, id).await?, sweep::trials(client, id).await?);
+    // A trial that has not been handed out, or runs elsewhere, has no job.
+    let with_job = trials.iter().filter(|trial| !trial.job.is_empty());
+    let runs = with_job.map(|trial| Run {
+        job: trial.job.clone(),
+        name: format!("trial-{:04}", trial.number),
+        begin: trial.start_time.or(sweep.submit_time),
+    });
+    Ok((runs.collect(), Some(trials::frame(&sweep, &trials))))
 }
 
 /// The points as one table in long form.
@@ -112,7 +151,7 @@ impl Metrics {
 }
 
 impl Sink for Metrics {
-    fn begin(&mut self, _: &pb::Job) -> Result<(), Failure> {
+    fn begin(&mut self, _: &Run) -> Result<(), Failure> {
         Ok(())
     }
 

@@ -8,6 +8,7 @@ mod support;
 
 use serde_json::{Value, json};
 use std::path::Path;
+use std::process::Command;
 use support::{Home, ended, files, frameworks, script, script_with};
 
 /// Two ranks, and a second attempt that goes on from step 2.
@@ -21,14 +22,17 @@ phalanx report --step 2 loss=0.125 zero=0
 phalanx report --step 3 loss=nan zero=0
 "#;
 
+/// Finds `phalanx` on its path, as the job's program then does.
+fn with_binary(command: &mut Command) -> &mut Command {
+    let binary = Path::new(env!("CARGO_BIN_EXE_phalanx")).parent().unwrap();
+    command.env("PATH", format!("{}:{}", binary.display(), std::env::var("PATH").unwrap()))
+}
+
 /// A finished job of [`GANG`], exported.
 fn exported(home: &Home, format: &str) -> Value {
-    let binary = Path::new(env!("CARGO_BIN_EXE_phalanx")).parent().unwrap();
-    let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap());
     let job =
         home.file("job.toml", &script_with("max_failures = 1\n[gang]\nworkers = 2\ncpus = 0.1\n", GANG));
-    let mut run = home.phalanx(["run", "-q"]);
-    ended(run.arg(job).env("PATH", path)).expect(0);
+    ended(with_binary(home.phalanx(["run", "-q"]).arg(job))).expect(0);
     home.run(["export", "j1", "--to", format, "out/deep", "--json"]).expect(0).json()
 }
 
@@ -179,4 +183,55 @@ print(json.dumps({"types": [[f.name, str(f.type)] for f in table.schema], "rows"
         let read: f64 = cell(6).parse().unwrap();
         assert_eq!(Some(read).filter(|read| !read.is_nan()), value.as_f64(), "{row}");
     }
+}
+
+#[test]
+fn a_sweep_has_a_table_of_its_trials_and_a_run_each() {
+    let home = Home::new();
+    let sweep = r#"
+version = 1
+[gang]
+cpus = 0.5
+[program]
+command = ["sh", "-c", "phalanx report --step 1 loss={x}; phalanx report --step 2 loss={x}"]
+[sweep]
+metric = "loss"
+mode = "min"
+trials = 3
+seed = 1
+[search]
+kind = "random"
+[params]
+x = { kind = "float", low = 0.0, high = 1.0 }
+k = { kind = "int", low = 1, high = 5 }
+opt = { kind = "choice", values = ["a", "b"] }
+"#;
+    let sweep = home.file("sweep.toml", sweep);
+    ended(with_binary(home.phalanx(["run", "-q"]).arg(sweep))).expect(0);
+    let trials = home.run(["trials", "s1", "--json"]).expect(0).json();
+    let said = home.run(["export", "s1", "--to", "csv", "out", "--json"]).expect(0).json();
+    assert_eq!(said["files"], json!(["out/metrics.csv", "out/trials.csv"]));
+    let mut table = csv::Reader::from_path(home.dir.path().join("out/trials.csv")).unwrap();
+    let heads = table.headers().unwrap().clone();
+    assert_eq!(
+        heads.iter().take(6).collect::<Vec<_>>(),
+        ["number", "state", "value", "step", "job", "sampler"]
+    );
+    let rows: Vec<csv::StringRecord> = table.records().collect::<Result<_, _>>().unwrap();
+    assert_eq!(rows.len(), 3);
+    for (row, trial) in rows.iter().zip(trials.as_array().unwrap()) {
+        let cell = |name: &str| &row[heads.iter().position(|head| head == name).unwrap()];
+        let number = |name: &str| cell(name).parse::<f64>().unwrap();
+        assert_eq!(number("number"), trial["number"].as_f64().unwrap());
+        assert_eq!((cell("state"), cell("job")), ("COMPLETE", trial["job"].as_str().unwrap()));
+        assert_eq!(number("value"), trial["value"].as_f64().unwrap());
+        for param in ["x", "k"] {
+            assert_eq!(number(param), trial["params"][param].as_f64().unwrap());
+        }
+        assert_eq!(cell("opt"), trial["params"]["opt"].as_str().unwrap());
+    }
+    let metrics = std::fs::read_to_string(home.dir.path().join("out/metrics.csv")).unwrap();
+    assert_eq!(metrics.lines().count(), 1 + 6);
+    home.run(["export", "s1", "--to", "tensorboard", "runs"]).expect(0);
+    assert_eq!(files(&home.dir.path().join("runs")), ["trial-0000", "trial-0001", "trial-0002"]);
 }

@@ -180,7 +180,7 @@ fn without_a_terminal_there_is_one_document() {
     assert_eq!(document["jobs"][0]["id"], id.as_str());
     assert_eq!(document["nodes"][0]["cpus"]["total"], 4);
     assert_eq!(document["queues"][0]["name"], "default");
-    assert!(document["version"].is_string());
+    assert!(document["sweeps"].is_array() && document["version"].is_string());
     service.stop();
     let gone = home.run(["top", "--json"]).expect(1);
     assert!(gone.err().contains("phalanx up"), "{}", gone.err());

@@ -1,12 +1,12 @@
-//! Event files for TensorBoard: a run folder per job, a tag per metric.
+//! Event files for TensorBoard: a run folder per job or trial, a tag per metric.
 //!
 //! The folder itself has what rank 0 reported; what other ranks reported is in runs of their own below it, because a run
 //! has one curve per tag. A later attempt goes on from its first step: TensorBoard then drops what the one before had
 //! reported from there on, as it does for its own programs.
 
-use super::Sink;
 use super::events::Event;
 use super::file::WholeFile;
+use super::{Run, Sink};
 use crate::failure::Failure;
 use phalanx_api::{time_of, v1 as pb};
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ const BUFFER_BYTES: usize = 64 << 10;
 /// The run folders below one folder.
 pub(super) struct Runs {
     dir: PathBuf,
-    /// The folder and the begin of the job whose points come now.
+    /// The folder and the begin of the run whose points come now.
     folder: PathBuf,
     begin: f64,
     ranks: BTreeMap<i32, EventFile>,
@@ -37,7 +37,7 @@ impl Runs {
         }
     }
 
-    fn end_job(&mut self) -> Result<(), Failure> {
+    fn end_run(&mut self) -> Result<(), Failure> {
         for file in std::mem::take(&mut self.ranks).into_values() {
             self.files.push(file.finish()?);
         }
@@ -60,10 +60,10 @@ impl Runs {
 }
 
 impl Sink for Runs {
-    fn begin(&mut self, job: &pb::Job) -> Result<(), Failure> {
-        self.end_job()?;
-        self.folder = self.dir.join(&job.id);
-        self.begin = job.submit_time.as_ref().map_or(0.0, seconds);
+    fn begin(&mut self, run: &Run) -> Result<(), Failure> {
+        self.end_run()?;
+        self.folder = self.dir.join(&run.name);
+        self.begin = run.begin.as_ref().map_or(0.0, seconds);
         self.rank(0).map(drop)
     }
 
@@ -72,7 +72,7 @@ impl Sink for Runs {
     }
 
     fn finish(mut self: Box<Self>) -> Result<Vec<PathBuf>, Failure> {
-        self.end_job()?;
+        self.end_run()?;
         Ok(self.files)
     }
 }

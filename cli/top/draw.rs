@@ -223,7 +223,7 @@ fn window(rows: usize, selected: Option<usize>, height: usize) -> (usize, usize)
 fn draw_sweeps(app: &App, paint: &Paint, frame: &mut Frame<'_>, area: Rect) {
     let rows = app.snapshot.sweeps.iter().take(area.height as usize).map(|sweep| {
         let counts = sweep.counts.unwrap_or_default();
-        let state = sweep.state().as_str_name();
+        let state = sweep.state_name();
         let best = sweep.best.as_ref().map(|best| format!("{} (trial {})", best.value, best.number));
         let over = counts.complete + counts.stopped + counts.failed + counts.cancelled;
         Row::new(vec![

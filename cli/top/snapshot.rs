@@ -6,7 +6,6 @@ use phalanx_api::{json, v1 as pb};
 use phalanx_core::Time;
 use serde_json::{Value, json};
 use std::time::{SystemTime, UNIX_EPOCH};
-use tonic::Code;
 
 /// Jobs that are shown at most. The newest of those that are over; of those that are not, all up to here.
 const JOBS: usize = 5000;
@@ -85,6 +84,7 @@ impl Snapshot {
             "nodes": self.nodes.iter().map(json::node).collect::<Vec<_>>(),
             "queues": self.queues.iter().map(json::queue).collect::<Vec<_>>(),
             "jobs": self.jobs.iter().map(json::job).collect::<Vec<_>>(),
+            "sweeps": self.sweeps.iter().map(json::sweep).collect::<Vec<_>>(),
         })
     }
 }
@@ -110,12 +110,8 @@ async fn jobs(client: &Client, all: bool) -> Result<Vec<pb::Job>, tonic::Status>
     }
 }
 
-/// The newest sweeps; none where the service does not know of any.
+/// The newest sweeps.
 async fn sweeps(client: &Client) -> Result<Vec<pb::Sweep>, tonic::Status> {
     let request = pb::ListSweepsRequest { page_size: SWEEPS, page_token: String::new() };
-    match client.sweeps.clone().list(request).await {
-        Ok(page) => Ok(page.into_inner().sweeps),
-        Err(status) if status.code() == Code::Unimplemented => Ok(Vec::new()),
-        Err(status) => Err(status),
-    }
+    Ok(client.sweeps.clone().list(request).await?.into_inner().sweeps)
 }
