@@ -141,3 +141,32 @@ class Clients(WithService):
         while not so():
             self.assertLess(time.monotonic() - start, limit_s)
             time.sleep(0.02)
+
+    def test_a_sweep_from_a_dict_to_its_best(self) -> None:
+        report = "import phalanx\nphalanx.report(1, loss=(phalanx.params()['x'] - 1) ** 2)\n"
+        sweep = self.client.create_sweep(
+            {
+                "name": "descent",
+                "gang": {"cpus": 0.5},
+                "program": {"command": ["python3", "-c", report]},
+                "sweep": {"metric": "loss", "mode": "min", "trials": 4, "seed": 1},
+                "search": {"kind": "random"},
+                "params": {"x": {"kind": "float", "low": 0.0, "high": 2.0}, "k": {"kind": "int", "low": 1, "high": 9}},
+            }
+        )
+        states = [one.state for one in sweep.watch()]
+        self.assertEqual(states[-1], "SUCCEEDED")
+        ended = sweep.wait(timeout_s=30)
+        trials = list(ended.trials())
+        self.assertEqual([(trial.number, trial.state) for trial in trials], [(n, "COMPLETE") for n in range(4)])
+        for trial in trials:
+            assert trial.value is not None
+            self.assertAlmostEqual(trial.value, (trial.params["x"] - 1) ** 2)
+            self.assertIsInstance(trial.params["k"], int)
+            self.assertEqual(self.client.job(trial.job).trial, trial.number)
+        assert ended.best is not None
+        self.assertEqual(ended.best.number, min(trials, key=lambda trial: trial.value or 0.0).number)
+        self.assertEqual(ended.counts["complete"], 4)
+        self.assertIn(ended.id, [one.id for one in self.client.sweeps()])
+        with self.assertRaises(NotFound):
+            self.client.sweep("s999")
