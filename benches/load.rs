@@ -1,0 +1,284 @@
+//! What the service bears: points it takes in, a long list of jobs, a long log, many watchers.
+//!
+//! Beside each figure stands what the project asks of it. The reporters are this program itself, started as a job's ranks.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use phalanx_api::v1 as pb;
+use phalanx_api::v1::jobs_client::JobsClient;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use support::{Home, Service};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Streaming};
+
+/// Ranks that report at a time.
+const REPORTERS: u64 = 8;
+/// Reports of each.
+const REPORTS: u64 = 100_000;
+/// Reports sent ahead of their answers.
+const AHEAD: u64 = 512;
+/// Jobs in the long list.
+const JOBS: usize = 10_000;
+/// Submissions under way at a time.
+const AT_ONCE: usize = 64;
+/// Bytes of the long log.
+const LOG_BYTES: u64 = 1_000_000_000;
+/// Streams that watch one job.
+const WATCHERS: usize = 1000;
+/// Streams on a connection.
+const STREAMS: usize = 100;
+/// Times a read is repeated.
+const READS: usize = 30;
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    if let [_, mode, metrics] = &args[..]
+        && mode == "reporter"
+    {
+        return reporter(metrics.parse().unwrap());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        for metrics in [1, 10] {
+            ingest(metrics).await;
+        }
+        long_log().await;
+        watchers().await;
+        long_list().await;
+    });
+}
+
+/// A rank that reports as fast as it is answered.
+fn reporter(metrics: u64) {
+    let stream = UnixStream::connect(std::env::var("PHALANX_SOCKET").unwrap()).unwrap();
+    let (mut answers, mut out) = (BufReader::new(stream.try_clone().unwrap()), BufWriter::new(stream));
+    println!("{}", SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros());
+    let mut answer = String::new();
+    let mut hear = || {
+        answer.clear();
+        answers.read_line(&mut answer).unwrap();
+        assert!(answer.contains("\"ok\":true"), "{answer}");
+    };
+    for step in 1..=REPORTS {
+        let value = 1.0 / step as f64;
+        let values: Vec<String> = (0..metrics).map(|metric| format!("\"metric/{metric}\":{value}")).collect();
+        writeln!(out, "{{\"report\":{{\"step\":{step},\"metrics\":{{{}}}}}}}", values.join(",")).unwrap();
+        if step % (AHEAD / 2) == 0 {
+            out.flush().unwrap();
+            if step >= AHEAD {
+                (0..AHEAD / 2).for_each(|_| hear());
+            }
+        }
+    }
+    out.flush().unwrap();
+    let heard = (REPORTS / (AHEAD / 2)).saturating_sub(1) * (AHEAD / 2);
+    (heard..REPORTS).for_each(|_| hear());
+}
+
+/// Points of eight ranks until the last of them is durable.
+async fn ingest(metrics: u64) {
+    let home = Home::new();
+    let service = Service::start(&home);
+    let client = Client::to(&service).await;
+    let program = std::env::current_exe().unwrap();
+    let toml = format!(
+        "version = 1\n[gang]\nworkers = {REPORTERS}\ncpus = 0.1\n[program]\ncommand = [{program:?}, \"reporter\", \"{metrics}\"]\n"
+    );
+    let job = client.run(&toml).await;
+    let start = client.lines(&job.id).await.iter().map(|line| line.parse::<u64>().unwrap()).min().unwrap();
+    let end = phalanx_api::time_of(&job.end_time.unwrap()).as_micros();
+    let seconds = (end - start) as f64 / 1e6;
+    let begun = Instant::now();
+    let mut points = client.points(&job.id).await;
+    let mut found = 0;
+    while let Some(pb::JobMetricsResponse { point: Some(point), .. }) = points.message().await.unwrap() {
+        assert_eq!(point.metrics.len() as u64, metrics);
+        found += 1;
+    }
+    let reading = begun.elapsed().as_secs_f64();
+    assert_eq!(found, REPORTERS * REPORTS);
+    let rate = found as f64 / seconds;
+    println!(
+        "reports of {metrics:>2} values, {REPORTERS} ranks       {rate:9.0} /s ({:9.0} values/s)    wanted: 50000 /s ({:.1}x)",
+        rate * metrics as f64,
+        rate / 50_000.0
+    );
+    println!("  read again                   {:9.0} /s", found as f64 / reading);
+    service.stop();
+}
+
+/// The last lines of a log of a gigabyte.
+async fn long_log() {
+    let home = Home::new();
+    let service = Service::start(&home);
+    let client = Client::to(&service).await;
+    let line = "x".repeat(99);
+    let script = format!("yes {line} | head -c {LOG_BYTES}");
+    let begun = Instant::now();
+    let job = client.run(&support::script(&script)).await;
+    let rate = LOG_BYTES as f64 / begun.elapsed().as_secs_f64() / 1e6;
+    let request = format!(
+        "GET /api/v1/jobs/{}/logs?tail=100 HTTP/1.1\nHost: {}\nAuthorization: Bearer {}\nConnection: close\n\n",
+        job.id,
+        service.http.strip_prefix("http://").unwrap(),
+        service.token()
+    );
+    let mut took = Vec::new();
+    for _ in 0..READS {
+        let begun = Instant::now();
+        let (status, _, body) = service.http(&request);
+        took.push(begun.elapsed().as_secs_f64() * 1e3);
+        assert!(status == 200 && body.contains("xxxxxxxx"), "{status} {}", &body[..body.len().min(300)]);
+    }
+    println!("a log of 1 GB, taken in        {rate:9.0} MB/s");
+    report("its last 100 lines", &mut took, 50.0);
+    service.stop();
+}
+
+/// Memory that watchers of a job take.
+async fn watchers() {
+    let home = Home::new();
+    let service = Service::start(&home);
+    let client = Client::to(&service).await;
+    let job = client.submit(&support::script("sleep 600")).await;
+    let before = resident_mib(service.child.id());
+    let mut streams = Vec::new();
+    for connection in 0..WATCHERS / STREAMS {
+        let client = Client::to(&service).await;
+        for _ in 0..STREAMS {
+            let mut stream = client.watch(&job).await;
+            stream.message().await.unwrap().unwrap();
+            streams.push(stream);
+        }
+        assert_eq!(streams.len(), (connection + 1) * STREAMS);
+    }
+    let after = resident_mib(service.child.id());
+    println!(
+        "{WATCHERS} watchers of a job         {after:9.1} MiB ({:.1} KiB each)        wanted: under 200 MB",
+        (after - before) * 1024.0 / WATCHERS as f64
+    );
+    let begun = Instant::now();
+    client.cancel(&job).await;
+    for stream in &mut streams {
+        while stream.message().await.unwrap().is_some() {}
+    }
+    println!("  until all have heard the end {:9.1} ms", begun.elapsed().as_secs_f64() * 1e3);
+    service.stop();
+}
+
+/// The first page of a long list.
+async fn long_list() {
+    let home = Home::new();
+    let service = Service::start(&home);
+    let client = Client::to(&service).await;
+    let begun = Instant::now();
+    let mut workers = tokio::task::JoinSet::new();
+    for worker in 0..AT_ONCE {
+        let client = client.clone();
+        workers.spawn(async move {
+            for _ in (worker..JOBS).step_by(AT_ONCE) {
+                client.submit(&support::script_with("[gang]\ncpus = 4", "sleep 600")).await;
+            }
+        });
+    }
+    while let Some(done) = workers.join_next().await {
+        done.unwrap();
+    }
+    println!("jobs submitted                 {:9.0} /s", JOBS as f64 / begun.elapsed().as_secs_f64());
+    for size in [100, 1000] {
+        let mut took = Vec::new();
+        for _ in 0..READS {
+            let begun = Instant::now();
+            let request = pb::ListJobsRequest { page_size: size, ..pb::ListJobsRequest::default() };
+            let page = client.jobs.clone().list(client.request(request)).await.unwrap().into_inner();
+            took.push(begun.elapsed().as_secs_f64() * 1e3);
+            assert!(page.jobs.len() as i32 == size && !page.next_page_token.is_empty());
+        }
+        report(&format!("first {size} of {JOBS} jobs"), &mut took, 50.0);
+    }
+    service.kill();
+}
+
+fn report(what: &str, took_ms: &mut [f64], wanted_ms: f64) {
+    took_ms.sort_by(f64::total_cmp);
+    let (median, most) = (took_ms[took_ms.len() / 2], took_ms[took_ms.len() - 1]);
+    println!(
+        "{what:<30} {median:9.2} ms (most {most:.2})            wanted: under {wanted_ms} ms ({:.1}x)",
+        wanted_ms / median
+    );
+}
+
+#[derive(Clone)]
+struct Client {
+    jobs: JobsClient<Channel>,
+    token: MetadataValue<Ascii>,
+}
+
+impl Client {
+    async fn to(service: &Service) -> Client {
+        let endpoint = Endpoint::from_shared(format!("http://{}", service.grpc)).unwrap();
+        let token = format!("Bearer {}", service.token()).parse().unwrap();
+        let jobs = JobsClient::new(endpoint.connect().await.unwrap()).max_decoding_message_size(8 << 20);
+        Client { jobs, token }
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("authorization", self.token.clone());
+        request.set_timeout(Duration::from_secs(600));
+        request
+    }
+
+    async fn submit(&self, toml: &str) -> String {
+        let request = pb::SubmitRequest { toml: toml.to_owned(), ..pb::SubmitRequest::default() };
+        self.jobs.clone().submit(self.request(request)).await.unwrap().into_inner().id
+    }
+
+    async fn watch(&self, id: &str) -> Streaming<pb::WatchJobResponse> {
+        let request = pb::WatchJobRequest { id: id.to_owned(), after_seq: 0 };
+        self.jobs.clone().watch(self.request(request)).await.unwrap().into_inner()
+    }
+
+    /// Runs a job to its end.
+    async fn run(&self, toml: &str) -> pb::Job {
+        let mut changes = self.watch(&self.submit(toml).await).await;
+        let mut last = pb::Job::default();
+        while let Some(change) = changes.message().await.unwrap() {
+            last = change.job.unwrap();
+        }
+        assert_eq!(last.state_name(), "SUCCEEDED", "{:?}", last.reason);
+        last
+    }
+
+    async fn cancel(&self, id: &str) {
+        let request = pb::CancelJobRequest { id: id.to_owned() };
+        self.jobs.clone().cancel(self.request(request)).await.unwrap();
+    }
+
+    async fn lines(&self, id: &str) -> Vec<String> {
+        let request = pb::JobLogsRequest { id: id.to_owned(), ..pb::JobLogsRequest::default() };
+        let mut lines = self.jobs.clone().logs(self.request(request)).await.unwrap().into_inner();
+        let mut found = Vec::new();
+        while let Some(pb::JobLogsResponse { line: Some(line), .. }) = lines.message().await.unwrap() {
+            found.push(String::from_utf8(line.line).unwrap());
+        }
+        found
+    }
+
+    async fn points(&self, id: &str) -> Streaming<pb::JobMetricsResponse> {
+        let request = pb::JobMetricsRequest { id: id.to_owned(), ..pb::JobMetricsRequest::default() };
+        self.jobs.clone().metrics(self.request(request)).await.unwrap().into_inner()
+    }
+}
+
+/// Resident memory of a process.
+fn resident_mib(pid: u32) -> f64 {
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
+    let pages: f64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096.0 / f64::from(1 << 20)
+}
