@@ -92,7 +92,7 @@ pub(crate) enum Command {
     Best(crate::best::BestArgs),
     /// Nodes, devices and jobs, live
     Top(crate::top::TopArgs),
-    /// Write what a job's ranks reported for other programs: TensorBoard, CSV, Parquet
+    /// Write what the ranks of a job or sweep reported for other programs: TensorBoard, CSV, Parquet
     Export(crate::export::ExportArgs),
     /// End a job for good
     Cancel(crate::change::ChangeArgs),
