@@ -212,7 +212,7 @@ async fn leftovers_do_not_hide_an_exit() {
     let mut launch = sh(&format!(
         "(trap '' TERM; setsid sleep {mark}; sleep {mark}) & setsid sleep {mark} & echo bye; exit 7"
     ));
-    launch.grace = Duration::from_millis(500);
+    launch.grace = Duration::from_secs(2);
     let attempt = launch.attempt;
     service.launch(launch).await;
     let exit = |what: &Happening| match what {
