@@ -27,7 +27,7 @@ pub(super) fn frame(sweep: &pb::Sweep, trials: &[pb::Trial]) -> Frame {
             add(&mut columns, &objective.metric, Cells::Float(values.collect()));
         }
     }
-    let params: Vec<Map<String, Value>> = trials.iter().map(|trial| params(trial)).collect();
+    let params: Vec<Map<String, Value>> = trials.iter().map(params).collect();
     for name in &sweep.params {
         let values: Vec<Option<&Value>> = params.iter().map(|params| params.get(name)).collect();
         add(&mut columns, name, cells(&values));

@@ -3,7 +3,7 @@ import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { delimiter, dirname, join } from "node:path";
 import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
 
@@ -16,7 +16,13 @@ const FLAGS = [
 /** A service on free ports, with a data folder of its own, that can be killed and started again where it was. */
 export class Service {
   folder = mkdtempSync(join(tmpdir(), "phalanx-page-"));
-  env = { ...process.env, PHALANX_DATA: join(this.folder, "data"), XDG_CONFIG_HOME: join(this.folder, "config") };
+  env = {
+    ...process.env,
+    // What jobs call `phalanx` is the binary under test.
+    PATH: dirname(BINARY) + delimiter + process.env.PATH,
+    PHALANX_DATA: join(this.folder, "data"),
+    XDG_CONFIG_HOME: join(this.folder, "config"),
+  };
 
   async start(args = ["--cpus", "4", "--gpus", "4"]) {
     const [grpc, http] = this.ready ? [this.ready.grpc, this.ready.http.replace("http://", "")] : ["127.0.0.1:0", "127.0.0.1:0"];
