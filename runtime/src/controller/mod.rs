@@ -30,7 +30,7 @@ use phalanx_core::spec::Work;
 use phalanx_core::{
     Attempt, AttemptState, Ending, Group, Job, JobId, JobState, NewEvent, NodeName, Reason, Time,
 };
-use phalanx_scheduler::{Cluster, Holder, Pending, Plan, Queue, Resize, Share};
+use phalanx_scheduler::{Bundle, Cluster, HoldError, Holder, Pending, Plan, Queue, Resize, Share};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use sweeps::Sweeps;
@@ -225,14 +225,15 @@ impl Controller {
         if let Some(current) = job.attempts.last().filter(|_| !held.is_empty()) {
             let holder = holder(&job, current.placed);
             if let Some((cluster, _)) = self.ground(job.group) {
-                let kept = cluster.hold(attempt, holder, &held);
                 // The node records are stored with the placements, so what was held then fits now; only of a group's
                 // ground a part may be lost on which the job is still ending.
-                assert!(
-                    kept.is_ok() || job.group.is_some(),
-                    "{attempt} does not fit where it was placed: {kept:?}"
-                );
-                if held.len() < current.ranks.len() {
+                let kept = match job.group {
+                    None => cluster.hold(attempt, holder, &held).map(|()| held.len()),
+                    Some(_) => hold_what_stands(cluster, attempt, &holder, held),
+                };
+                let kept = kept
+                    .unwrap_or_else(|error| panic!("{attempt} does not fit where it was placed: {error}"));
+                if kept < current.ranks.len() {
                     cluster.set_rigid(attempt);
                 }
                 if job.run.as_ref().is_some_and(|run| run.ending.is_some()) {
@@ -520,6 +521,28 @@ fn pending(job: &Job) -> Pending {
         job.attempts.iter().filter(|past| past.state == AttemptState::Preempted).count() as u32;
     pending.attained = job.attempts.iter().map(|past| attained(job, past)).sum();
     pending
+}
+
+/// Holds those of a job's bundles whose part of its group's ground is not lost; answers how many.
+fn hold_what_stands(
+    cluster: &mut Cluster,
+    attempt: AttemptId,
+    holder: &Holder,
+    mut bundles: Vec<Bundle>,
+) -> Result<usize, HoldError> {
+    while !bundles.is_empty() {
+        let error = match cluster.hold(attempt, holder.clone(), &bundles) {
+            Ok(()) => break,
+            Err(error) => error,
+        };
+        let lost = match &error {
+            HoldError::UnknownNode { node, .. } => bundles.iter().position(|bundle| bundle.node == *node),
+            HoldError::NotFree { rank, .. } => bundles.iter().position(|bundle| bundle.rank == *rank),
+            HoldError::Twice { .. } => None,
+        };
+        bundles.remove(lost.ok_or(error)?);
+    }
+    Ok(bundles.len())
 }
 
 /// What the scheduler knows of an attempt that was placed at `placed`.
