@@ -842,7 +842,7 @@ impl World {
 #[test]
 fn whatever_is_killed_and_cut_every_promise_is_kept() {
     let seeds =
-        std::env::var("PHALANX_SIMULATION_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(150);
+        std::env::var("PHALANX_SIMULATION_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(300);
     let first = std::env::var("PHALANX_SIMULATION_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
     let mut outcomes: BTreeMap<AttemptState, usize> = BTreeMap::new();
     let mut trials: BTreeMap<phalanx_core::TrialState, usize> = BTreeMap::new();
