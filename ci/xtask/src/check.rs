@@ -63,7 +63,6 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     steps.run("lints", || cargo(root, &LINTS));
     steps.run("tests", || cargo(root, &TESTS));
     steps.run("miri", || sanitize::miri(root));
-    steps.run("address sanitizer", || sanitize::address(root));
     steps.summary()
 }
 
