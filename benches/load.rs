@@ -1,8 +1,11 @@
-//! What the service bears: points it takes in, a long list of jobs, a long log, many watchers.
+//! What the service bears: points it takes in, a long list of jobs, a long log, many watchers, a real browser, and hostile
+//! clients.
 //!
 //! Beside each figure stands what the project asks of it. The reporters are this program itself, started as a job's ranks.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+#[path = "load/hostile.rs"]
+mod hostile;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -10,8 +13,10 @@ use phalanx_api::v1 as pb;
 use phalanx_api::v1::jobs_client::JobsClient;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use support::{Home, Service};
+use tokio::io::AsyncWriteExt;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Streaming};
@@ -30,8 +35,14 @@ const AT_ONCE: usize = 64;
 const LOG_BYTES: u64 = 1_000_000_000;
 /// Streams that watch one job.
 const WATCHERS: usize = 1000;
+/// Pages that are open meanwhile.
+const BROWSERS: usize = 50;
+/// How long they all watch a job that talks before memory is read.
+const WATCHED: Duration = Duration::from_secs(10);
 /// Streams on a connection.
 const STREAMS: usize = 100;
+/// Megabytes in a mebibyte.
+const MIB_IN_MB: f64 = 1.048576;
 /// Times a read is repeated.
 const READS: usize = 30;
 
@@ -43,13 +54,29 @@ fn main() {
         return reporter(metrics.parse().unwrap());
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    // `cargo bench --bench load -- hostile` runs that one alone.
+    let asked: Vec<&String> = args[1..].iter().filter(|arg| !arg.starts_with('-')).collect();
+    let wants = |name: &str| asked.is_empty() || asked.iter().any(|asked| *asked == name);
     runtime.block_on(async {
-        for metrics in [1, 10] {
-            ingest(metrics).await;
+        if wants("ingest") {
+            ingest(1).await;
+            ingest(10).await;
         }
-        long_log().await;
-        watchers().await;
-        long_list().await;
+        if wants("log") {
+            long_log().await;
+        }
+        if wants("watchers") {
+            watchers().await;
+        }
+        if wants("report") {
+            report_to_page().await;
+        }
+        if wants("list") {
+            long_list().await;
+        }
+        if wants("hostile") {
+            hostile::bear().await;
+        }
     });
 }
 
@@ -140,12 +167,16 @@ async fn long_log() {
     service.stop();
 }
 
-/// Memory that watchers of a job take.
+/// Memory that watchers of a job and open pages take, while the job talks ten times a second.
 async fn watchers() {
     let home = Home::new();
     let service = Service::start(&home);
     let client = Client::to(&service).await;
-    let job = client.submit(&support::script("sleep 600")).await;
+    let binary = env!("CARGO_BIN_EXE_phalanx");
+    let talks = format!(
+        "i=0; while :; do i=$((i+1)); echo line $i; {binary} report --step $i a=$i b=$i; sleep 0.1; done"
+    );
+    let job = client.submit(&support::script(&talks)).await;
     let before = resident_mib(service.child.id());
     let mut streams = Vec::new();
     for connection in 0..WATCHERS / STREAMS {
@@ -157,11 +188,18 @@ async fn watchers() {
         }
         assert_eq!(streams.len(), (connection + 1) * STREAMS);
     }
+    let pages: Vec<_> = (0..BROWSERS).map(|_| tokio::task::spawn(page(&service, &job))).collect();
+    tokio::time::sleep(WATCHED).await;
     let after = resident_mib(service.child.id());
     println!(
-        "{WATCHERS} watchers of a job         {after:9.1} MiB ({:.1} KiB each)        wanted: under 200 MB",
-        (after - before) * 1024.0 / WATCHERS as f64
+        "{WATCHERS} watchers, {BROWSERS} pages of a job  {:9.1} MB (before them {:.1})           wanted: under 200 MB ({:.1}x)",
+        after * MIB_IN_MB,
+        before * MIB_IN_MB,
+        200.0 / (after * MIB_IN_MB)
     );
+    for page in &pages {
+        assert!(!page.is_finished(), "a page's stream has ended");
+    }
     let begun = Instant::now();
     client.cancel(&job).await;
     for stream in &mut streams {
@@ -169,6 +207,58 @@ async fn watchers() {
     }
     println!("  until all have heard the end {:9.1} ms", begun.elapsed().as_secs_f64() * 1e3);
     service.stop();
+}
+
+/// Reads what a job's page watches until the service ends.
+fn page(service: &Service, job: &str) -> impl Future<Output = u64> + use<> {
+    let host = service.http.strip_prefix("http://").unwrap().to_owned();
+    let watch = format!("jobs,job:{job},logs:{job},metrics:{job}&points=2500");
+    let token = service.token();
+    let request = format!(
+        "GET /api/v1/events?watch={watch} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n\r\n"
+    );
+    async move {
+        let mut stream = tokio::net::TcpStream::connect(&host).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.unwrap_or(0)
+    }
+}
+
+/// From a report in a job to its figure in a browser.
+async fn report_to_page() {
+    let home = Home::new();
+    let service = Service::start(&home);
+    let client = Client::to(&service).await;
+    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("python");
+    let reports = "import phalanx, time\nfor step in range(1, 6000):\n  time.sleep(0.1)\n  \
+                   phalanx.report(step, at=int(time.time() * 1000) % 100000)";
+    home.file("report.py", reports);
+    let job = support::script_with(
+        &format!("env = {{ PYTHONPATH = {python:?} }}"),
+        &format!("python3 {:?}", home.dir.path().join("report.py")),
+    );
+    let job = client.submit(&job).await;
+    if let Some(found) = in_browser(&service, &["report", &service.http, &service.token(), &job]) {
+        report("a report is on the page after", &mut numbers(&found["delays_ms"]), 200.0);
+    }
+    service.stop();
+}
+
+/// What the page itself measures; `None`, and why, where there is no browser.
+fn in_browser(service: &Service, args: &[&str]) -> Option<serde_json::Value> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("dashboard");
+    if !folder.join("node_modules/playwright-core").exists() {
+        println!("no browser: run `npm ci` in dashboard/, and install chromium");
+        return None;
+    }
+    let mut command = std::process::Command::new("node");
+    let output = command.arg("test/speed.mjs").args(args).current_dir(folder).output().unwrap();
+    assert!(output.status.success(), "{} {}", service.http, String::from_utf8_lossy(&output.stderr));
+    Some(serde_json::from_slice(&output.stdout).unwrap())
+}
+
+fn numbers(list: &serde_json::Value) -> Vec<f64> {
+    list.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
 }
 
 /// The first page of a long list.
@@ -200,6 +290,10 @@ async fn long_list() {
             assert!(page.jobs.len() as i32 == size && !page.next_page_token.is_empty());
         }
         report(&format!("first {size} of {JOBS} jobs"), &mut took, 50.0);
+    }
+    if let Some(found) = in_browser(&service, &["paint", &service.http, &service.token()]) {
+        report("first paint of their list", &mut numbers(&found["first_paint_ms"]), 1000.0);
+        report("  until its rows are there", &mut numbers(&found["rows_ms"]), 1000.0);
     }
     service.kill();
 }

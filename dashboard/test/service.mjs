@@ -8,8 +8,8 @@ import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
 
 const BINARY = process.env.PHALANX ?? new URL("../../target/release/phalanx", import.meta.url).pathname;
-const BROWSER = process.env.CHROMIUM ?? "/usr/bin/chromium";
-const FLAGS = [
+export const BROWSER = process.env.CHROMIUM ?? "/usr/bin/chromium";
+export const FLAGS = [
   "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run",
 ];
 
