@@ -12,7 +12,7 @@ use phalanx_api::v1::sweeps_client::SweepsClient;
 use phalanx_core::limits::WIRE_MESSAGE_BYTES;
 use phalanx_runtime::service::Handle;
 use phalanx_runtime::store::Endpoint;
-use phalanx_server::Tokens;
+use phalanx_server::{LocalDoor, Tokens};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -157,6 +157,9 @@ impl Route {
                 let gone =
                     || Failure::trouble(format!("the service on {} is not running", data_dir.display()));
                 let endpoint = Endpoint::read(data_dir).ok_or_else(gone)?;
+                if let Some(channel) = by_local_door(data_dir).await {
+                    return Ok(Client::new(channel, None));
+                }
                 let (server, trust) = reach(&endpoint);
                 dial(&server, &endpoint.token_file, &trust, "the data folder").await
             }
@@ -201,6 +204,20 @@ pub(crate) fn reach(endpoint: &Endpoint) -> (String, Trust) {
     (server, Trust { ca_file: endpoint.ca_file.clone(), name: endpoint.tls_name.clone() })
 }
 
+/// A connection by the socket in the data folder; none where there is no socket, or where it is another user's.
+async fn by_local_door(data_dir: &Path) -> Option<Channel> {
+    let address = format!("unix:{}", LocalDoor::path(data_dir).to_str()?);
+    kept_alive(tonic::transport::Endpoint::from_shared(address).ok()?).connect().await.ok()
+}
+
+fn kept_alive(endpoint: tonic::transport::Endpoint) -> tonic::transport::Endpoint {
+    endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .keep_alive_while_idle(true)
+}
+
 /// A connection to an address, made now, so that a service that is away is told at once.
 pub(crate) async fn channel(server: &str, trust: &Trust) -> Result<Channel, Failure> {
     let wrong =
@@ -214,13 +231,7 @@ pub(crate) async fn channel(server: &str, trust: &Trust) -> Result<Channel, Fail
     if let Some(ca_file) = &trust.ca_file {
         endpoint = with_tls(endpoint, ca_file, trust.name.as_deref())?;
     }
-    let endpoint = endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE)
-        .keep_alive_while_idle(true);
-    endpoint.connect().await.map_err(|error| {
+    kept_alive(endpoint).tcp_nodelay(true).connect().await.map_err(|error| {
         let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
         let causes: String = causes.map(|cause| format!(": {cause}")).collect();
         let advice = match &trust.ca_file {

@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use phalanx_core::NodeState;
 use phalanx_runtime::service::{Handle, LocalAgent, Service, ServiceConfig};
 use phalanx_runtime::store::{Endpoint, RecordLimits};
-use phalanx_server::{Identity, Listeners, Metrics, Tokens};
+use phalanx_server::{Identity, Listeners, LocalDoor, Metrics, Tokens};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -116,8 +116,11 @@ pub(crate) async fn run(global: &Global, args: &UpArgs, output: &Output) -> Resu
         ServiceConfig { data_dir: data_dir.clone(), embedded: false, records: RecordLimits::default(), site };
     // First: who has the folder matters more than who has the port.
     let (service, handle) = Service::open(config).await?;
-    let listeners =
-        Listeners { grpc: bind(args.grpc, "--grpc").await?, http: bind(args.http, "--http").await? };
+    let listeners = Listeners {
+        grpc: bind(args.grpc, "--grpc").await?,
+        http: bind(args.http, "--http").await?,
+        local: local_door(&data_dir),
+    };
     let tokens = Tokens::load_or_make(&data_dir)?;
     let (tls, ca_file) = args.identity(global, &data_dir)?.unzip();
     let scheme = if tls.is_some() { "https" } else { "http" };
@@ -165,6 +168,12 @@ async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, Failure> {
         };
         Failure::new(FAILED, format!("cannot listen on {address}: {error}; {advice}"))
     })
+}
+
+/// Without it the command line comes over TCP and shows the token.
+fn local_door(data_dir: &Path) -> Option<LocalDoor> {
+    let opened = LocalDoor::open(data_dir);
+    opened.inspect_err(|error| tracing::warn!(%error, "no local socket in {}", data_dir.display())).ok()
 }
 
 fn say_ready(endpoint: &Endpoint, output: &Output) -> Result<(), Failure> {

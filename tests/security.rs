@@ -207,6 +207,55 @@ fn a_new_token_shuts_the_old_one_out_under_way() {
 }
 
 #[test]
+fn the_local_command_line_is_known_by_its_user() {
+    let home = Home::new();
+    let service = Service::start(&home);
+    let socket = home.data().join("phalanx.sock");
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&socket), 0o600);
+    // Without the token's file: nothing of it is asked for.
+    std::fs::rename(&service.token_file, home.dir.path().join("token")).unwrap();
+    home.file("job.toml", &script("true"));
+    assert_eq!(home.run(["submit", "job.toml"]).expect(0).out(), "j1\n");
+    home.run(["wait", "j1"]).expect(0);
+    let by_address = home.run(["ps", "--server", &service.grpc]).expect(1);
+    assert!(by_address.err().contains("token"), "{}", by_address.err());
+    // Another user is not let in, whatever the file's mode says.
+    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o666)).unwrap();
+    for folder in [home.dir.path().to_owned(), home.data()] {
+        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let knock = "import socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.settimeout(10)
+s.connect(sys.argv[1])
+try:
+    s.sendall(b'PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n' + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+    print('in' if s.recv(9) else 'out')
+except OSError:
+    print('out')";
+    let python = |program: &str, args: &[&str]| {
+        let mut command = Command::new(program);
+        ended(command.args(args).args(["-c", knock]).arg(&socket))
+    };
+    assert_eq!(python("python3", &[]).expect(0).out(), "in\n");
+    // Only root can become somebody else.
+    if nix::unistd::geteuid().is_root() {
+        let nobody = python("setpriv", &["--reuid=65534", "--clear-groups", "/usr/bin/python3"]);
+        let answer = nobody.expect(0).out();
+        assert_eq!(answer, "out\n");
+    }
+    // It goes with the service; what a killed one leaves behind is replaced.
+    service.kill();
+    assert!(socket.exists());
+    let service = Service::start(&home);
+    assert_eq!(mode(&socket), 0o600);
+    home.run(["ps"]).expect(0);
+    assert_eq!(service.stop(), 0);
+    assert!(!socket.exists());
+}
+
+#[test]
 fn events_say_who_did_what_and_a_drained_node_takes_nothing_new() {
     let home = Home::new();
     let service = Service::start(&home);

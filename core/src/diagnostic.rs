@@ -4,6 +4,11 @@ use crate::limits::PROBLEMS_TOLD;
 use std::fmt::{self, Write as _};
 use std::ops::Range;
 
+/// Characters of a line that are shown before the place of a problem, and after it.
+const SHOWN_CHARS: usize = 100;
+/// The longest word that suggestions are looked for: comparing takes the product of the lengths.
+const SUGGESTED_BYTES: usize = 64;
+
 /// One thing that is wrong with a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -120,13 +125,18 @@ fn render_problem(out: &mut String, problem: &Problem, file: &str, text: &str) {
     let end = floor_boundary(text, span.end).clamp(start, line_end);
     let carets = text[start..end].chars().count().max(1);
     let gutter = " ".repeat(line_number.to_string().len());
+    // Of a long line only what is around the place is shown.
+    let before = text[line_start..start].char_indices().rev().nth(SHOWN_CHARS - 1).map_or(0, |(at, _)| at);
+    let (cut, shown) = if before == 0 { ("", line) } else { ("…", line.get(before..).unwrap_or("")) };
+    let shown: String = shown.chars().take(2 * SHOWN_CHARS).collect();
+    let skipped = &text[line_start + before..start];
     let indent: String =
-        text[line_start..start].chars().map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+        cut.chars().chain(skipped.chars()).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
     let _ = writeln!(out, "{gutter}--> {file}:{line_number}:{column}");
     let _ = writeln!(out, "{gutter} |");
-    let _ = writeln!(out, "{line_number} | {line}");
+    let _ = writeln!(out, "{line_number} | {cut}{shown}");
     let help = problem.help.as_deref().map(|help| format!(" {help}")).unwrap_or_default();
-    let _ = writeln!(out, "{gutter} | {indent}{}{help}", "^".repeat(carets));
+    let _ = writeln!(out, "{gutter} | {indent}{}{help}", "^".repeat(carets.min(SHOWN_CHARS)));
 }
 
 /// The largest character boundary at or below `index`.
@@ -140,8 +150,9 @@ fn floor_boundary(text: &str, index: usize) -> usize {
 
 /// ` did you mean ...?` for a word that is not among the known ones, or the list of them when it is short.
 pub fn suggest(word: &str, known: &[&str]) -> Option<String> {
+    let compared = if word.len() <= SUGGESTED_BYTES { known } else { &[] };
     let close =
-        known.iter().map(|&candidate| (strsim::damerau_levenshtein(word, candidate), candidate)).min();
+        compared.iter().map(|&candidate| (strsim::damerau_levenshtein(word, candidate), candidate)).min();
     match close {
         Some((distance, candidate)) if distance <= 1 + word.len() / 3 => {
             Some(format!("did you mean `{candidate}`?"))
@@ -162,6 +173,18 @@ mod tests {
         let problems = Problems::one(Problem::at(start..start + 3, "bad").help("use y"));
         let expected = "error: bad\n --> f.toml:2:9\n  |\n2 | \tnäme = \"x\"\n  | \t       ^^^ use y\n";
         assert_eq!(problems.render("f.toml", text), expected);
+    }
+
+    #[test]
+    fn of_a_long_line_only_what_is_around_the_place_is_shown() {
+        let text = format!("{}bad{}", "ä".repeat(100_000), "b".repeat(100_000));
+        let start = text.find("bad").unwrap();
+        let shown = Problems::one(Problem::at(start..text.len(), "no")).render("f.toml", &text);
+        let lines: Vec<&str> = shown.lines().collect();
+        assert_eq!(lines[1], " --> f.toml:1:100001");
+        let at = lines[3].chars().position(|c| c == 'b').unwrap();
+        assert_eq!(lines[4].chars().position(|c| c == '^'), Some(at));
+        assert!(shown.chars().count() < 6 * SHOWN_CHARS, "{}", shown.len());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use futures_util::{Stream, StreamExt, stream};
 use phalanx_api::v1 as pb;
 use phalanx_runtime::service::Handle;
 use std::pin::Pin;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -27,9 +28,21 @@ impl pb::agents_server::Agents for Agents {
         let peer = request.remote_addr().map(|address| address.ip());
         let session = self.handle.agent_session(request.into_inner(), peer).await;
         let session = session.map_err(|error| status::of(&error))?;
-        let messages =
-            stream::unfold(session, |mut session| async move { Some((session.recv().await?, session)) });
-        let messages = messages.map(Ok).take_until(self.shutdown.clone().cancelled_owned());
+        // The first message welcomes the agent; a session that ends without it was none.
+        let first = stream::once(async move {
+            let mut session = session;
+            match session.recv().await {
+                Some(welcome) => Ok((welcome, session)),
+                None => Err(status::bad_field("hello", "the first message must be an agent's hello")),
+            }
+        });
+        let messages = first.flat_map(|first| match first {
+            Ok((welcome, session)) => {
+                stream::iter([Ok(welcome)]).chain(ReceiverStream::new(session).map(Ok)).left_stream()
+            }
+            Err(refused) => stream::iter([Err(refused)]).right_stream(),
+        });
+        let messages = messages.take_until(self.shutdown.clone().cancelled_owned());
         Ok(Response::new(Box::pin(messages)))
     }
 }

@@ -11,10 +11,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use subtle::ConstantTimeEq;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::header::{AUTHORIZATION, COOKIE};
 use tonic::codegen::http::{HeaderMap, Request, Response};
+use tonic::{Code, Status};
 
 /// Bytes of randomness in a token.
 const TOKEN_BYTES: usize = 32;
@@ -232,9 +232,10 @@ fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Lets only requests with a token through; stands before the routing, so that unknown methods tell nothing either.
+/// Lets only requests with a token through; stands before the routing, so that unknown methods tell nothing either. Without
+/// tokens everybody is let through: whoever gets here has been looked at.
 #[derive(Clone, Debug)]
-pub(crate) struct AuthLayer(pub(crate) Tokens);
+pub(crate) struct AuthLayer(pub(crate) Option<Tokens>);
 
 impl<S> tower::Layer<S> for AuthLayer {
     type Service = Guarded<S>;
@@ -247,7 +248,7 @@ impl<S> tower::Layer<S> for AuthLayer {
 /// A service behind [`AuthLayer`].
 #[derive(Clone, Debug)]
 pub(crate) struct Guarded<S> {
-    tokens: Tokens,
+    tokens: Option<Tokens>,
     inner: S,
 }
 
@@ -265,19 +266,38 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        let path = request.uri().path();
         // Taken before the token is looked at: one that is made anew meanwhile ends this call too.
-        let session = self.tokens.session();
-        match self.tokens.allow(request.uri().path(), request.headers()) {
-            Some(Caller::User) if request.uri().path() != ROTATE => {
-                let answered = self.inner.call(request);
-                Box::pin(async move { Ok(answered.await?.map(|body| UntilRotated::of(body, session))) })
+        let (caller, session) = match &self.tokens {
+            Some(tokens) => {
+                let session = tokens.session();
+                let caller = tokens.allow(path, request.headers());
+                (caller, Some(session).filter(|_| caller == Some(Caller::User) && path != ROTATE))
             }
-            Some(Caller::User | Caller::Agent) => Box::pin(self.inner.call(request)),
-            None => {
-                let refused = crate::status::unauthenticated().into_http();
-                Box::pin(async move { Ok(refused) })
-            }
+            None => (Some(Caller::User), None),
+        };
+        if caller.is_none() {
+            let refused = crate::status::unauthenticated().into_http();
+            return Box::pin(async move { Ok(refused) });
         }
+        let answered = self.inner.call(request);
+        Box::pin(async move {
+            let answer = with_details(answered.await?);
+            Ok(match session {
+                Some(session) => answer.map(|body| UntilRotated::of(body, session)),
+                None => answer,
+            })
+        })
+    }
+}
+
+/// The answer; where the wire refused the request before any method saw it, that is said as a method says it.
+fn with_details(response: Response<Body>) -> Response<Body> {
+    match Status::from_header_map(response.headers()) {
+        Some(status) if status.code() != Code::Ok && status.details().is_empty() => {
+            crate::status::of_wire(&status).into_http()
+        }
+        _ => response,
     }
 }
 

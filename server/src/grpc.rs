@@ -4,6 +4,7 @@ use crate::agents::Agents;
 use crate::auth::{AuthLayer, Tokens};
 use crate::cluster::Cluster;
 use crate::jobs::Jobs;
+use crate::local::LocalDoor;
 use crate::sweeps::Sweeps;
 use crate::tls::Identity;
 use hyper_util::rt::TokioIo;
@@ -55,8 +56,23 @@ pub(crate) async fn serve(
     if let Some(tls) = tls {
         builder = builder.tls_config(tls.for_grpc())?;
     }
-    let mut server = builder.layer(AuthLayer(tokens));
+    let mut server = builder.layer(AuthLayer(Some(tokens)));
     server.add_routes(routes).serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned()).await?;
+    Ok(())
+}
+
+/// Serves whoever comes by the door of this machine, without a token: the kernel has said who that is.
+pub(crate) async fn serve_local(
+    handle: Handle,
+    door: Option<LocalDoor>,
+    tokens: Tokens,
+    shutdown: CancellationToken,
+) -> Result<(), crate::Error> {
+    let Some(door) = door else { return Ok(()) };
+    let routes = routes(handle, Some(tokens), shutdown.clone());
+    let mut server = builder().layer(AuthLayer(None));
+    let callers = door.callers(shutdown.clone());
+    server.add_routes(routes).serve_with_incoming_shutdown(callers, shutdown.cancelled_owned()).await?;
     Ok(())
 }
 

@@ -13,6 +13,7 @@ mod groups;
 mod grpc;
 mod http;
 mod jobs;
+mod local;
 mod metrics;
 mod page;
 mod status;
@@ -21,6 +22,7 @@ mod tls;
 
 pub use auth::{TokenError, Tokens};
 pub use grpc::in_memory;
+pub use local::LocalDoor;
 pub use metrics::Metrics;
 pub use tls::{CA_FILE, CERT_FILE, Identity, KEY_FILE, TlsError};
 
@@ -39,6 +41,8 @@ pub struct Listeners {
     pub grpc: TcpListener,
     /// For HTTP.
     pub http: TcpListener,
+    /// For gRPC of this machine's own command line.
+    pub local: Option<LocalDoor>,
 }
 
 /// What the faces are told once.
@@ -89,8 +93,10 @@ pub async fn serve(
     let handle = handle.by(USER);
     let upkeep = config.metrics.clone().upkeep(shutdown.clone());
     let http = http::Face::new(handle.clone(), &config, bound, shutdown.clone()).serve(listeners.http);
+    let local = grpc::serve_local(handle.clone(), listeners.local, config.tokens.clone(), shutdown.clone());
     let grpc = grpc::serve(handle, listeners.grpc, config.tokens, config.tls.as_ref(), shutdown.clone());
-    let faces = async { tokio::join!(grpc, http, upkeep).0 };
+    let others = async { Ok::<_, Error>(tokio::join!(http, upkeep)) };
+    let faces = async { tokio::try_join!(grpc, local, others).map(drop) };
     tokio::pin!(faces);
     tokio::select! {
         ended = &mut faces => return ended,

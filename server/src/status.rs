@@ -1,6 +1,6 @@
 //! What can go wrong, raised to gRPC with the details of AIP-193. The one file in which a status is made.
 
-use phalanx_core::diagnostic::Problem;
+use phalanx_core::diagnostic::{Problem, Problems};
 use phalanx_core::{JobId, SweepId};
 use phalanx_runtime::Error;
 use phalanx_runtime::service::StudyError;
@@ -11,6 +11,10 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 /// Whose reasons these are.
 const DOMAIN: &str = "phalanx";
+/// Bytes of a message as headers carry it, and of a text among the details: common clients take no more than
+/// 8 KiB of headers, in which the message travels twice, and a caller's own text may be a part of it.
+const MESSAGE_BYTES: usize = 2 << 10;
+const DETAIL_BYTES: usize = 1 << 10;
 /// The name of the job's resource type.
 const JOB: &str = "phalanx.v1.Job";
 /// The names of the sweep's and the trial's resource types.
@@ -30,19 +34,9 @@ pub(crate) fn of(error: &Error) -> Status {
     let message = error.to_string();
     match error {
         Error::UnknownJob(id) => not_found(&id.to_string(), &message),
-        Error::InvalidFile { problems, text } => {
-            let message = problems.render("job.toml", text);
-            let violations: Vec<_> = problems.0.iter().map(|problem| violation(problem, text)).collect();
-            let mut details = details("INVALID_FILE");
-            details.set_bad_request(violations);
-            Status::with_error_details(Code::InvalidArgument, message.trim_end(), details)
-        }
+        Error::InvalidFile { problems, text } => invalid("INVALID_FILE", "job.toml", problems, text),
         Error::InvalidQueues { problems, text } => {
-            let rendered = problems.render("the change of queues", text);
-            let violations: Vec<_> = problems.0.iter().map(|problem| violation(problem, text)).collect();
-            let mut details = details("INVALID_QUEUES");
-            details.set_bad_request(violations);
-            Status::with_error_details(Code::InvalidArgument, rendered.trim_end(), details)
+            invalid("INVALID_QUEUES", "the change of queues", problems, text)
         }
         Error::UnknownSweep(id) => unknown("UNKNOWN_SWEEP", SWEEP, &id.to_string(), &message),
         Error::UnknownTrial(id) => unknown("UNKNOWN_TRIAL", TRIAL, &id.to_string(), &message),
@@ -58,8 +52,12 @@ pub(crate) fn of(error: &Error) -> Status {
         Error::Misfit(_) => precondition("MISFIT", "configuration", &message),
         Error::Infeasible(reason) => {
             let mut details = details("INFEASIBLE");
-            details.add_precondition_failure_violation(reason.code.as_str(), "gang", &reason.text);
-            Status::with_error_details(Code::FailedPrecondition, &message, details)
+            details.add_precondition_failure_violation(
+                reason.code.as_str(),
+                "gang",
+                clipped(&reason.text, DETAIL_BYTES),
+            );
+            raised(Code::FailedPrecondition, &message, details)
         }
         Error::UnknownQueue { queue, .. } => precondition("UNKNOWN_QUEUE", queue, &message),
         Error::UnknownSecret(secret) => precondition("UNKNOWN_SECRET", secret, &message),
@@ -70,29 +68,17 @@ pub(crate) fn of(error: &Error) -> Status {
         Error::SecretInUse { secret, .. } => precondition("SECRET_IN_USE", secret, &message),
         Error::NoSecret(secret) => unknown("UNKNOWN_SECRET", SECRET, secret, &message),
         Error::UnknownNode(node) => unknown("UNKNOWN_NODE", NODE, node, &message),
-        Error::UnknownGroup(name) => {
-            let mut details = details("UNKNOWN_PLACEMENT_GROUP");
-            details.set_resource_info(GROUP, name.to_string(), "", &message);
-            Status::with_error_details(Code::NotFound, &message, details)
-        }
-        Error::GroupExists(name) => {
-            let mut details = details("PLACEMENT_GROUP_EXISTS");
-            details.set_resource_info(GROUP, name.to_string(), "", &message);
-            Status::with_error_details(Code::AlreadyExists, &message, details)
-        }
-        Error::Conflict { request_id } => {
-            let mut details = details("REQUEST_ID_REUSED");
-            details.set_resource_info("request_id", request_id, "", &message);
-            Status::with_error_details(Code::AlreadyExists, &message, details)
-        }
+        Error::UnknownGroup(name) => unknown("UNKNOWN_PLACEMENT_GROUP", GROUP, &name.to_string(), &message),
+        Error::GroupExists(name) => exists("PLACEMENT_GROUP_EXISTS", GROUP, &name.to_string(), &message),
+        Error::Conflict { request_id } => exists("REQUEST_ID_REUSED", "request_id", request_id, &message),
         Error::RequestIdTooLong { .. } => bad_field("request_id", &message),
         Error::ReadOnly { .. } => precondition("NO_SERVICE", "service", &message),
         Error::Unavailable => unavailable(),
         Error::Store(StoreError::Full { .. }) => {
             let details = details("NO_SPACE");
-            Status::with_error_details(Code::ResourceExhausted, &message, details)
+            raised(Code::ResourceExhausted, &message, details)
         }
-        Error::Store(_) => Status::with_error_details(Code::Internal, &message, details("STORE")),
+        Error::Store(_) => raised(Code::Internal, &message, details("STORE")),
     }
 }
 
@@ -110,20 +96,20 @@ pub(crate) fn sweep_id(text: &str) -> Result<SweepId, Status> {
 /// A field of the request that means nothing.
 pub(crate) fn bad_field(field: &str, message: &str) -> Status {
     let mut details = details("INVALID_FIELD");
-    details.add_bad_request_violation(field, message);
-    Status::with_error_details(Code::InvalidArgument, message, details)
+    details.add_bad_request_violation(clipped(field, DETAIL_BYTES), clipped(message, DETAIL_BYTES));
+    raised(Code::InvalidArgument, message, details)
 }
 
 /// The service is going down or has gone.
 pub(crate) fn unavailable() -> Status {
     let message = Error::Unavailable.to_string();
-    Status::with_error_details(Code::Unavailable, message, details("SHUTTING_DOWN"))
+    raised(Code::Unavailable, message, details("SHUTTING_DOWN"))
 }
 
 /// No token, or a wrong one; which of them is not said.
 pub(crate) fn unauthenticated() -> Status {
     let message = "a valid token is required: send `authorization: Bearer TOKEN` with the token of the service's data folder";
-    Status::with_error_details(Code::Unauthenticated, message, details("TOKEN"))
+    raised(Code::Unauthenticated, message, details("TOKEN"))
 }
 
 fn not_found(name: &str, message: &str) -> Status {
@@ -131,14 +117,35 @@ fn not_found(name: &str, message: &str) -> Status {
 }
 
 fn unknown(reason: &str, kind: &str, name: &str, message: &str) -> Status {
+    raised(Code::NotFound, message, of_resource(reason, kind, name, message))
+}
+
+fn exists(reason: &str, kind: &str, name: &str, message: &str) -> Status {
+    raised(Code::AlreadyExists, message, of_resource(reason, kind, name, message))
+}
+
+fn of_resource(reason: &str, kind: &str, name: &str, message: &str) -> ErrorDetails {
     let mut details = details(reason);
-    details.set_resource_info(kind, name, "", message);
-    Status::with_error_details(Code::NotFound, message, details)
+    details.set_resource_info(kind, clipped(name, DETAIL_BYTES), "", clipped(message, DETAIL_BYTES));
+    details
+}
+
+/// A file that does not read: every place in the message, as many as fit in the details.
+fn invalid(reason: &str, file: &str, problems: &Problems, text: &str) -> Status {
+    let mut bytes = 0;
+    let violations = problems.0.iter().map(|problem| violation(problem, text)).take_while(|violation| {
+        let first = bytes == 0;
+        bytes += violation.field.len() + violation.description.len();
+        first || bytes <= 2 * DETAIL_BYTES
+    });
+    let mut details = details(reason);
+    details.set_bad_request(violations.collect::<Vec<_>>());
+    raised(Code::InvalidArgument, problems.render(file, text).trim_end(), details)
 }
 
 /// The token could not be made anew.
 pub(crate) fn token(error: &crate::TokenError) -> Status {
-    Status::with_error_details(Code::Internal, error.to_string(), details("TOKEN_FILE"))
+    raised(Code::Internal, error.to_string(), details("TOKEN_FILE"))
 }
 
 /// What only the service behind a network has.
@@ -148,8 +155,9 @@ pub(crate) fn no_service() -> Status {
 
 fn precondition(reason: &str, subject: &str, message: &str) -> Status {
     let mut details = details(reason);
-    details.add_precondition_failure_violation(reason, subject, message);
-    Status::with_error_details(Code::FailedPrecondition, message, details)
+    let (subject, text) = (clipped(subject, DETAIL_BYTES), clipped(message, DETAIL_BYTES));
+    details.add_precondition_failure_violation(reason, subject, text);
+    raised(Code::FailedPrecondition, message, details)
 }
 
 fn details(reason: &str) -> ErrorDetails {
@@ -163,7 +171,45 @@ fn violation(problem: &Problem, text: &str) -> FieldViolation {
         None => "toml".to_owned(),
     };
     let help = problem.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
-    FieldViolation::new(field, format!("{}{help}", problem.message))
+    FieldViolation::new(field, clipped(&format!("{}{help}", problem.message), DETAIL_BYTES))
+}
+
+/// The one place where a status is made.
+fn raised(code: Code, message: impl AsRef<str>, details: ErrorDetails) -> Status {
+    Status::with_error_details(code, clipped(message.as_ref(), MESSAGE_BYTES), details)
+}
+
+/// As much of a text as headers carry in so many bytes: each byte that they have no plain form for takes three.
+fn clipped(text: &str, bytes: usize) -> String {
+    let plain = |char: char| char.is_ascii_graphic() && !"\"#%<>`?{}".contains(char);
+    let mut left = bytes;
+    let end = text.char_indices().find(|&(_, char)| {
+        let cost = if plain(char) { 1 } else { 3 * char.len_utf8() };
+        left.checked_sub(cost).map(|rest| left = rest).is_none()
+    });
+    end.map_or_else(|| text.to_owned(), |(end, _)| format!("{}…", &text[..end]))
+}
+
+/// What the wire refused before any method saw it, such as bytes that are no message, with details like ours.
+pub(crate) fn of_wire(status: &Status) -> Status {
+    let message = status.message();
+    match status.code() {
+        Code::Unimplemented => {
+            raised(Code::Unimplemented, unknown_method(message), details("UNKNOWN_METHOD"))
+        }
+        Code::OutOfRange | Code::ResourceExhausted => {
+            raised(Code::ResourceExhausted, message, details("MESSAGE_TOO_LARGE"))
+        }
+        // The codec's word for a request that does not decode, or is not there at all.
+        Code::Internal => {
+            bad_field("message", &format!("the request is not the method's message: {message}"))
+        }
+        code => raised(code, message, details("WIRE")),
+    }
+}
+
+fn unknown_method(message: &str) -> &str {
+    if message.is_empty() { "no such method; reflection lists those that there are" } else { message }
 }
 
 #[cfg(test)]
@@ -198,5 +244,27 @@ mod tests {
         assert_eq!(job_id("../j1").unwrap_err().code(), Code::NotFound);
         assert_eq!(bad_field("page_size", "negative").code(), Code::InvalidArgument);
         assert!(unauthenticated().get_error_details().error_info().is_some());
+    }
+
+    #[test]
+    fn no_status_outgrows_the_headers_it_travels_in() {
+        let text = format!("version = 1\n{}", "\"ä%\\u0007\" = 1\n".repeat(50_000));
+        let problems = JobSpec::parse(&text, "job").unwrap_err();
+        let long = "ä".repeat(100_000);
+        let name = || long.clone();
+        for error in [
+            Error::InvalidFile { problems, text },
+            Error::UnknownSecret(name()),
+            Error::NoSecret(name()),
+            Error::UnknownNode(name()),
+            Error::Conflict { request_id: name() },
+        ] {
+            let headers = of(&error).into_http::<()>().headers().clone();
+            let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+            assert!(bytes < 8 << 10, "{bytes} bytes of headers");
+        }
+        let headers = job_id(&long).unwrap_err().into_http::<()>().headers().clone();
+        assert!(headers.values().map(|value| value.len()).sum::<usize>() < 8 << 10);
+        assert_eq!((clipped("aä", 4), clipped("aä", 7)), ("a…".into(), "aä".into()));
     }
 }
