@@ -6,6 +6,7 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::sweep;
 use clap::Args;
+use clap_complete::ArgValueCompleter;
 use phalanx_api::{json, v1 as pb};
 use phalanx_core::spec::{ParamValue, Params, SweepSpec};
 use serde_json::Value;
@@ -18,7 +19,7 @@ use serde_json::Value;
   phalanx best s1 --trial 12 --toml          the same of another trial")]
 pub(crate) struct BestArgs {
     /// The sweep's id
-    #[arg(value_name = "SWEEP")]
+    #[arg(value_name = "SWEEP", add = ArgValueCompleter::new(crate::completions::sweeps))]
     id: String,
     /// Print a job file that runs with its parameters
     #[arg(long)]

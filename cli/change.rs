@@ -25,7 +25,7 @@ pub(crate) enum Change {
   phalanx resume j12     it goes on from its checkpoint")]
 pub(crate) struct ChangeArgs {
     /// The id of a job, a sweep or a trial
-    #[arg(add = ArgValueCompleter::new(crate::completions::jobs))]
+    #[arg(add = ArgValueCompleter::new(crate::completions::ids))]
     id: String,
 }
 

@@ -24,7 +24,7 @@ const OFFERED: i32 = 200;
   phalanx completions zsh > ~/.zfunc/_phalanx
   phalanx completions fish > ~/.config/fish/completions/phalanx.fish
 
-The script asks phalanx while you type, so that it knows the ids of jobs and the names of nodes.")]
+The script asks phalanx while you type, so that it knows the ids of jobs and sweeps and the names of nodes.")]
 pub(crate) struct CompletionsArgs {
     /// bash, zsh, fish, elvish or powershell
     #[arg(value_parser = ["bash", "zsh", "fish", "elvish", "powershell"])]
@@ -46,18 +46,31 @@ pub(crate) fn answer() {
     CompleteEnv::with_factory(args::Args::command).var(VARIABLE).complete();
 }
 
-/// Ids of jobs that begin so.
-pub(crate) fn jobs(begun: &OsStr) -> Vec<CompletionCandidate> {
+/// Ids of jobs and of sweeps that begin so.
+pub(crate) fn ids(begun: &OsStr) -> Vec<CompletionCandidate> {
     let ids = ask(async |client: Client| {
-        let request = pb::ListJobsRequest { page_size: OFFERED, ..Default::default() };
-        let jobs = client.jobs.clone().list(request).await.ok()?.into_inner().jobs;
-        Some(
-            jobs.into_iter()
-                .map(|job| (job.id.clone(), format!("{} {}", job.name, job.state_name())))
-                .collect(),
-        )
+        let (jobs, sweeps) = tokio::join!(newest_jobs(&client), newest_sweeps(&client));
+        Some([sweeps?, jobs?].concat())
     });
     offered(begun, ids)
+}
+
+/// Ids of sweeps that begin so.
+pub(crate) fn sweeps(begun: &OsStr) -> Vec<CompletionCandidate> {
+    offered(begun, ask(async |client: Client| newest_sweeps(&client).await))
+}
+
+async fn newest_jobs(client: &Client) -> Option<Vec<(String, String)>> {
+    let request = pb::ListJobsRequest { page_size: OFFERED, ..Default::default() };
+    let jobs = client.jobs.clone().list(request).await.ok()?.into_inner().jobs;
+    Some(jobs.iter().map(|job| (job.id.clone(), format!("{} {}", job.name, job.state_name()))).collect())
+}
+
+async fn newest_sweeps(client: &Client) -> Option<Vec<(String, String)>> {
+    let request = pb::ListSweepsRequest { page_size: OFFERED, ..Default::default() };
+    let sweeps = client.sweeps.clone().list(request).await.ok()?.into_inner().sweeps;
+    let about = |sweep: &pb::Sweep| format!("{} {}", sweep.name, sweep.state_name());
+    Some(sweeps.iter().map(|sweep| (sweep.id.clone(), about(sweep))).collect())
 }
 
 /// Names of nodes that begin so.

@@ -19,7 +19,7 @@ use std::fmt::Write;
   phalanx describe j12 --json | jq '.attempts[].message'")]
 pub(crate) struct DescribeArgs {
     /// The id of a job, a sweep or a trial
-    #[arg(add = ArgValueCompleter::new(crate::completions::jobs))]
+    #[arg(add = ArgValueCompleter::new(crate::completions::ids))]
     id: String,
 }
 

@@ -17,7 +17,7 @@ use phalanx_api::{json, v1 as pb};
   phalanx events -f --json       everything from now on, one object a line")]
 pub(crate) struct EventsArgs {
     /// The id of a job, or the name of what they are about
-    #[arg(add = ArgValueCompleter::new(crate::completions::jobs))]
+    #[arg(add = ArgValueCompleter::new(crate::completions::ids))]
     id: Option<String>,
     /// Wait for more, until interrupted
     #[arg(short, long)]

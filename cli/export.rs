@@ -15,6 +15,7 @@ use crate::follow::{Points, Rows, follow};
 use crate::output::Output;
 use crate::sweep;
 use clap::{Args, ValueEnum};
+use clap_complete::ArgValueCompleter;
 use frame::{Frame, MetricRows};
 use phalanx_api::v1 as pb;
 use serde_json::json;
@@ -32,6 +33,7 @@ Tables are in long form, a row a value: job, attempt, rank, step, time, metric, 
 What still runs is exported as it is now.")]
 pub(crate) struct ExportArgs {
     /// The id of a job, a trial or a sweep
+    #[arg(add = ArgValueCompleter::new(crate::completions::ids))]
     id: String,
     /// The form of the files
     #[arg(long, value_enum, value_name = "FORMAT")]

@@ -21,7 +21,7 @@ use phalanx_api::v1 as pb;
   phalanx logs j12 --json        one object a line, with seq, time and rank")]
 pub(crate) struct LogsArgs {
     /// The id of a job, a sweep or a trial
-    #[arg(add = ArgValueCompleter::new(crate::completions::jobs))]
+    #[arg(add = ArgValueCompleter::new(crate::completions::ids))]
     id: String,
     /// Go on until the job is over
     #[arg(short, long)]

@@ -21,7 +21,7 @@ use phalanx_api::{json, v1 as pb};
 Where stdout is no terminal every line is a JSON object.")]
 pub(crate) struct MetricsArgs {
     /// The id of a job, a sweep or a trial
-    #[arg(add = ArgValueCompleter::new(crate::completions::jobs))]
+    #[arg(add = ArgValueCompleter::new(crate::completions::ids))]
     id: String,
     /// Go on until the job is over
     #[arg(short, long)]

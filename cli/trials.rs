@@ -7,6 +7,7 @@ use crate::output::Output;
 use crate::sweep::{self, shown_value};
 use crate::table;
 use clap::Args;
+use clap_complete::ArgValueCompleter;
 use phalanx_api::{json, v1 as pb};
 use serde_json::Value;
 
@@ -17,7 +18,7 @@ use serde_json::Value;
   phalanx logs s1/3                                    what trial 3 of it wrote")]
 pub(crate) struct TrialsArgs {
     /// The sweep's id
-    #[arg(value_name = "SWEEP")]
+    #[arg(value_name = "SWEEP", add = ArgValueCompleter::new(crate::completions::sweeps))]
     id: String,
 }
 

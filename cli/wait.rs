@@ -21,7 +21,7 @@ use phalanx_api::{json, v1 as pb};
 It goes on waiting while the service restarts; one that stays away for a minute is exit 125.")]
 pub(crate) struct WaitArgs {
     /// The id of a job, a sweep or a trial
-    #[arg(add = ArgValueCompleter::new(crate::completions::jobs))]
+    #[arg(add = ArgValueCompleter::new(crate::completions::ids))]
     id: String,
 }
 

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
   phalanx why j12 --json | jq -r .reason.code")]
 pub(crate) struct WhyArgs {
     /// The id of a job, a sweep or a trial
-    #[arg(add = ArgValueCompleter::new(crate::completions::jobs))]
+    #[arg(add = ArgValueCompleter::new(crate::completions::ids))]
     id: String,
 }
 

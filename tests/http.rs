@@ -223,6 +223,12 @@ fn pages_requests_that_repeat_and_actions() {
         }
     }
     assert_eq!(seen, ["j5", "j4", "j3", "j2", "j1"]);
+    eventually("what can end has ended", Duration::from_secs(20), || {
+        let open = api.get("/api/v1/jobs?unfinished=true").json();
+        let open: Vec<&str> =
+            open["jobs"].as_array().unwrap().iter().map(|job| job["id"].as_str().unwrap()).collect();
+        open == ["j1"]
+    });
     eventually("it runs", Duration::from_secs(10), || {
         api.get("/api/v1/jobs/j1").json()["state"] == "RUNNING"
     });
@@ -260,6 +266,7 @@ fn every_mistake_is_a_typed_error() {
         "jobs?page_size=-1",
         "jobs?page_size=many",
         "jobs?page_token=xx",
+        "jobs?unfinished=perhaps",
         "jobs?pagesize=3",
         "jobs?page_size=1&page_size=2",
         "nodes?x=1",
@@ -408,6 +415,53 @@ fn one_stream_tells_everything_and_resumes_over_a_killed_service() {
     }
     assert_eq!(lines, (1..=10).collect::<Vec<_>>(), "no line lost, none twice");
     assert_eq!(steps, (1..=10).collect::<Vec<_>>(), "no step lost, none twice");
+}
+
+#[test]
+fn a_stream_that_has_told_all_stays_open_and_an_old_place_misses_nothing() {
+    let home = Home::new();
+    let service = Service::start(&home);
+    let api = Api::of(&service);
+    let id = api.submit(&script("for i in 1 2 3; do echo line $i; done"));
+    home.run(["wait", &id]).expect(0);
+    let mut over = api.events(&format!("?watch=job:{id},logs:{id},metrics:{id}"), None);
+    for _ in 0..3 {
+        over.until("end", |_| true);
+    }
+    over.0.get_ref().set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let silent = over.0.read_line(&mut String::new()).unwrap_err();
+    assert_eq!(silent.kind(), std::io::ErrorKind::WouldBlock, "an end would have been no error");
+    // Where a browser was before it slept for an hour: of each job only how it is now, every line from there on.
+    let others: Vec<String> = (0..3).map(|_| api.submit(&script("true"))).collect();
+    home.run(["wait", others.last().unwrap()]).expect(0);
+    let mut late = api.events(&format!("?watch=jobs,logs:{id}"), Some(&format!("jobs=1,logs:{id}=1")));
+    let mut seen = std::collections::BTreeMap::new();
+    let lines = loop {
+        let event = late.next().unwrap();
+        if event.name == "job" {
+            let told = seen.insert(event.data["id"].as_str().unwrap().to_owned(), event.data);
+            assert!(told.is_none(), "only the latest change is told");
+        } else if event.name == "log" {
+            break event.data["lines"].as_array().unwrap().len();
+        }
+    };
+    assert_eq!(lines, 2);
+    late.0.get_ref().set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    seen.extend(
+        late.filter(|event| event.name == "job")
+            .map(|event| (event.data["id"].as_str().unwrap().to_owned(), event.data)),
+    );
+    assert_eq!(seen.len(), 4, "{seen:?}");
+    assert!(seen.values().all(|job| job["state"] == "SUCCEEDED"));
+    // A place in other records: what is here is told from the start rather than never.
+    let ahead = format!("jobs=9999,events=9999,job:{id}=9999,logs:{id}=9999,metrics:{id}=9999");
+    let mut elsewhere = api.events(&format!("?watch=jobs,events,job:{id},logs:{id}"), Some(&ahead));
+    let lines = elsewhere.until("log", |_| true).data["lines"].as_array().unwrap().len();
+    assert_eq!(lines, 3);
+    let mut elsewhere = api.events("?watch=jobs,events", Some(&ahead));
+    elsewhere.until("events", |_| true);
+    let next = api.submit(&script("true"));
+    elsewhere.until("job", |event| event.data["id"] == *next);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 use std::time::Duration;
-use support::{Home, Service, eventually, finish, is_alive, script, script_with, signal};
+use support::{Home, Service, ended, eventually, finish, is_alive, script, script_with, signal};
 
 #[track_caller]
 fn submit(home: &Home, file: &str, more: &[&str]) -> String {
@@ -356,4 +356,38 @@ fn gpus_are_given_by_their_links_and_the_plan_says_which() {
     home.run(["wait", &pair]).expect(0);
     assert_eq!(home.run(["logs", &pair]).expect(0).out().trim(), "devices 2,3");
     home.run(["cancel", &holds]).expect(0);
+}
+
+#[test]
+fn a_shell_completes_ids_and_names() {
+    let home = Home::new();
+    let service = Service::start(&home);
+    home.file("job.toml", &script("sleep 60"));
+    assert_eq!(submit(&home, "job.toml", &[]), "j1");
+    let sweep = "[sweep]\nmetric = \"loss\"\ntrials = 1\n[search]\nkind = \"random\"\n\
+                 [params]\nx = { kind = \"int\", low = 0, high = 9 }\n";
+    home.file("sweep.toml", &format!("{}{sweep}", script_with("name = \"hunt\"", "sleep 60")));
+    assert_eq!(submit(&home, "sweep.toml", &[]), "s1");
+    let offered = |words: &[&str]| {
+        let mut command = home.phalanx(["--", "phalanx"].iter().chain(words));
+        let answer = ended(command.env("PHALANX_COMPLETE", "fish")).expect(0).out();
+        answer.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    for verb in ["wait", "logs", "metrics", "describe", "cancel", "why", "events", "export"] {
+        let (ids, sweeps) = (offered(&[verb, ""]), offered(&[verb, "s"]));
+        assert!(ids.iter().any(|line| line.starts_with("j1\t")), "{verb}: {ids:?}");
+        assert!(sweeps.iter().any(|line| line.starts_with("s1\thunt ")), "{verb}: {sweeps:?}");
+    }
+    for verb in ["trials", "best"] {
+        let found = offered(&[verb, ""]);
+        assert!(found.iter().any(|line| line.starts_with("s1\t")), "{verb}: {found:?}");
+        assert!(!found.iter().any(|line| line.starts_with("j1\t")), "{verb}: {found:?}");
+    }
+    assert_eq!(offered(&["drain", ""]).iter().filter(|line| line.ends_with("\tREADY")).count(), 1);
+    // Without a service the records answer; where one is named that is not there, nobody does.
+    drop(service);
+    assert!(offered(&["trials", "s"]).iter().any(|line| line.starts_with("s1\t")));
+    let mut command = home.phalanx(["--", "phalanx", "trials", "s"]);
+    command.env("PHALANX_COMPLETE", "fish").env("PHALANX_SERVER", "127.0.0.1:1");
+    assert_eq!(ended(&mut command).expect(0).out(), "");
 }

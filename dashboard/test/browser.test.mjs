@@ -93,6 +93,29 @@ test("a job's page shows its curves and the end of its log as they grow, in few 
   await page.locator(".head").getByText("cancelled").waitFor();
 });
 
+test("what is over is told once, to the page and to whoever listens by themselves", async () => {
+  const id = service.submit("over", "echo the end");
+  service.run("wait", id);
+  const page = await browser.open(`/jobs/${id}`);
+  await page.getByRole("log").getByText("the end").waitFor();
+  let requests = 0;
+  page.on("request", () => requests++);
+  const told = await page.evaluate(
+    (id) =>
+      new Promise((done) => {
+        const told = { hello: 0, end: 0, errors: 0 };
+        const source = new EventSource(`/api/v1/events?watch=job:${id},logs:${id},metrics:${id}`);
+        source.addEventListener("hello", () => told.hello++);
+        source.addEventListener("end", () => told.end++);
+        source.onerror = () => told.errors++;
+        setTimeout(() => done(told) ?? source.close(), 3000);
+      }),
+    id,
+  );
+  assert.deepEqual(told, { hello: 1, end: 3, errors: 0 });
+  assert.equal(requests, 1, "the page's own stream has stayed open too");
+});
+
 /** For so many milliseconds: how long after it was written each line of the log was there. */
 function sampleDelays(ms) {
   const delays = [];

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import unittest
@@ -24,6 +26,12 @@ class Lazy(unittest.TestCase):
         # Python 3.10 and later say which modules are theirs.
         standard = getattr(sys, "stdlib_module_names", modules)
         self.assertEqual(modules - set(standard) - {"phalanx", "__main__"}, set())
+
+    def test_every_module_reads_as_python_3_9(self) -> None:
+        modules = list(pathlib.Path(phalanx.__file__).parent.rglob("*.py"))
+        self.assertGreater(len(modules), 10)
+        for module in modules:
+            ast.parse(module.read_text(), str(module), feature_version=(3, 9))
 
     def test_what_is_not_there_is_an_attribute_error(self) -> None:
         for module in (phalanx, phalanx.callbacks):

@@ -20,8 +20,7 @@ export function JobView({ id }: { id: string }) {
       (job) => {
         if (left) return;
         jobs.fill([job], 0);
-        // The topics of a job end with it; that of all jobs keeps the stream open.
-        open(["jobs", `job:${id}`, `logs:${id}`, `metrics:${id}`], () => {});
+        open([`job:${id}`, `logs:${id}`, `metrics:${id}`], () => {});
       },
       (error) => error instanceof ApiError && setMissing(error.message),
     );

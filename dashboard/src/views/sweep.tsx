@@ -102,9 +102,8 @@ function isMax(sweep: Sweep | undefined): boolean {
   return sweep?.objectives?.[0]?.mode === "max";
 }
 
-/** The topics of a sweep and of jobs end with them; that of all sweeps keeps the stream open. */
 function topics(id: string, jobs: string[]): string[] {
-  return ["sweeps", `sweep:${id}`, ...jobs.map((job) => `metrics:${job}`)];
+  return [`sweep:${id}`, ...jobs.map((job) => `metrics:${job}`)];
 }
 
 /** Asks for whole curves once the trials are there, and now and then for those of later trials. */

@@ -48,6 +48,11 @@ impl Handle {
         ReceiverStream::new(receiver)
     }
 
+    /// The number of the latest event; 0 before the first.
+    pub async fn last_event(&self) -> Result<u64, Error> {
+        Ok(self.shared.state.before_last_events(None, 0).await?)
+    }
+
     async fn send_events(
         &self,
         mut query: EventQuery,

@@ -19,11 +19,11 @@ use tonic::Status;
 const TAIL_LINES: u32 = 10_000;
 
 pub(super) async fn list(State(face): State<Face>, uri: Uri) -> Answer {
-    let params = Params::parse(uri.query(), &["page_size", "page_token"])?;
+    let params = Params::parse(uri.query(), &["page_size", "page_token", "unfinished"])?;
     let request = pb::ListJobsRequest {
         page_size: params.get("page_size", "a number")?.unwrap_or(0),
         page_token: params.text("page_token").unwrap_or("").to_owned(),
-        unfinished: false,
+        unfinished: params.flag("unfinished")?,
     };
     let page = face.jobs().list(tonic::Request::new(request)).await?.into_inner();
     let jobs: Vec<_> = page.jobs.iter().map(json::job).collect();

@@ -2,7 +2,8 @@
 //! six connections to a host.
 //!
 //! `?watch=jobs,nodes,queues,job:j1,logs:j1,metrics:j1` names the topics. The id of an event says how far each of them
-//! has got, so that `Last-Event-ID` resumes all of them without gap or repeat, over a restart of the service too.
+//! has got, so that `Last-Event-ID` resumes all of them without gap or repeat, over a restart of the service too. It stays
+//! open when all of its topics have ended: a browser takes a stream that closes for one that broke, and comes back.
 
 mod cursor;
 mod curves;
@@ -64,7 +65,8 @@ pub(super) async fn stream(State(face): State<Face>, headers: HeaderMap, uri: Ur
     let names: Vec<String> = topics.iter().map(Topic::to_string).collect();
     let hello = json!({ "version": env!("CARGO_PKG_VERSION"), "watch": names });
     let hello = Event::default().event("hello").retry(RETRY).data(hello.to_string());
-    let frames = ReceiverStream::new(receiver).take_until(face.shutdown.clone().cancelled_owned());
+    let frames = ReceiverStream::new(receiver).chain(stream::pending());
+    let frames = frames.take_until(face.shutdown.clone().cancelled_owned());
     // Only what is watched now goes on being counted.
     let mut cursor = cursor.of(&topics);
     let events = frames.map(move |Frame { topic, event, data, at }| {

@@ -71,28 +71,8 @@ pub(super) struct Watch {
 impl Watch {
     /// Until the topic ends or its reader has gone. Cancel: nothing is lost, the reader resumes. Error: told as an event.
     pub(super) async fn run(self, topic: Topic, from: Option<u64>) {
-        let ended = match &topic {
-            Topic::Jobs => self.changes(&topic, None, from).await,
-            Topic::Job(id) => self.changes(&topic, Some(*id), from).await,
-            Topic::Nodes => match self.board.nodes().await {
-                Ok(shown) => self.board(&topic, "nodes", shown).await,
-                Err(error) => Err(error.into()),
-            },
-            Topic::Queues => match self.board.queues().await {
-                Ok(shown) => self.board(&topic, "queues", shown).await,
-                Err(error) => Err(error.into()),
-            },
-            Topic::Sweeps => match self.board.sweeps().await {
-                Ok(shown) => self.board(&topic, "sweeps", shown).await,
-                Err(error) => Err(error.into()),
-            },
-            Topic::Sweep(id) => self.sweep(&topic, *id, from).await,
-            Topic::Events => self.happenings(&topic, from).await,
-            Topic::Logs(id) => self.lines(&topic, *id, from).await,
-            Topic::Metrics(id) => self.curves(&topic, *id, from).await,
-        };
         // Where the reader has gone too, nobody hears it.
-        let _ = match ended {
+        let _ = match self.follow(&topic, from).await {
             Ok(()) => self.tell(&topic, "end", &json!({ "topic": topic.to_string() }), None).await,
             Err(End::Error(error)) => {
                 let mut told = problem::described(&status::of(&error));
@@ -101,6 +81,36 @@ impl Watch {
             }
             Err(End::Gone) => Ok(()),
         };
+    }
+
+    async fn follow(&self, topic: &Topic, from: Option<u64>) -> Result<(), End> {
+        let from = self.within(topic, from).await?;
+        match topic {
+            Topic::Jobs => self.changes(topic, None, from).await,
+            Topic::Job(id) => self.changes(topic, Some(*id), from).await,
+            Topic::Nodes => self.board(topic, "nodes", self.board.nodes().await?).await,
+            Topic::Queues => self.board(topic, "queues", self.board.queues().await?).await,
+            Topic::Sweeps => self.board(topic, "sweeps", self.board.sweeps().await?).await,
+            Topic::Sweep(id) => self.sweep(topic, *id, from).await,
+            Topic::Events => self.happenings(topic, from).await,
+            Topic::Logs(id) => self.lines(topic, *id, from).await,
+            Topic::Metrics(id) => self.curves(topic, *id, from).await,
+        }
+    }
+
+    /// Where the reader was. None where the topic has not got that far: the place is one in other records, such as those
+    /// of a data folder that was replaced, and whoever waited for its number would miss all that happens until then.
+    async fn within(&self, topic: &Topic, from: Option<u64>) -> Result<Option<u64>, Error> {
+        let Some(from) = from else { return Ok(None) };
+        let last = match topic {
+            Topic::Nodes | Topic::Queues | Topic::Sweeps => return Ok(None),
+            Topic::Jobs | Topic::Job(_) => self.handle.last_change().await?,
+            Topic::Events => self.handle.last_event().await?,
+            Topic::Sweep(id) => self.handle.sweep(*id).await?.now.seq,
+            Topic::Logs(id) => self.handle.last_seq(*id).await?.0,
+            Topic::Metrics(id) => self.handle.last_seq(*id).await?.1,
+        };
+        Ok((from <= last).then_some(from))
     }
 
     async fn tell(
