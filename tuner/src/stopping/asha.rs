@@ -1,10 +1,11 @@
 //! Asynchronous successive halving (Li et al., arXiv 1810.05934): trials meet at rungs `min · eta^k`, and a rung lets
 //! one in `eta` go on.
 
-use super::{Report, Rule, insert_sorted, lower_quantile, quantile, stop_if};
+use super::quantile::{Quantile, Total};
+use super::{Report, Rule, stop_if};
 use crate::trial::{Decision, Trial, TrialState};
-use phalanx_core::spec::{Cutoff, Halving, HalvingMode};
-use std::collections::{BTreeMap, BTreeSet};
+use phalanx_core::spec::{Cutoff, Halving, HalvingMode, MetricMode};
+use std::collections::BTreeMap;
 
 /// The steps `first · eta^k ≤ max`, by integer arithmetic.
 pub(super) fn rungs(first: u64, halving: &Halving) -> Vec<u64> {
@@ -12,74 +13,101 @@ pub(super) fn rungs(first: u64, halving: &Halving) -> Vec<u64> {
     std::iter::successors(Some(first), next).take_while(|step| *step <= halving.max).collect()
 }
 
+/// Where a trial is in a rung: its loss, and how many came before it. The best first, and the earlier of equals.
+type Place = (Total, u64);
+
 /// What a rung has seen.
-#[derive(Default)]
 struct Rung {
     step: u64,
-    /// Ascending losses.
-    losses: Vec<f64>,
-    /// (loss, trial), best first and the earlier of equals first; kept for promotion only.
-    ranking: Vec<(f64, u64)>,
-    promoted: BTreeSet<u64>,
+    /// The (1 − 1/eta) quantile of scores, which is the 1/eta quantile of losses.
+    cutoff: Quantile,
+    /// All of them, ascending; kept for promotion only.
+    places: Vec<Place>,
+    /// Those that have not gone on and may.
+    waiting: BTreeMap<Place, u64>,
+}
+
+impl Rung {
+    fn insert(&mut self, loss: f64) -> Place {
+        let place = (Total::of(loss), self.places.len() as u64);
+        let at = self.places.partition_point(|other| *other < place);
+        self.places.insert(at, place);
+        place
+    }
+
+    /// The best that waits, if it is among the top one in `eta`.
+    fn promotable(&self, trials: &[Trial], eta: u64) -> Option<u64> {
+        let last = (self.places.len() / eta as usize).checked_sub(1)?;
+        let top = self.waiting.range(..=self.places[last]);
+        // One that has just reported is not paused yet.
+        let waits = |number: &u64| trials[*number as usize].state == TrialState::Paused;
+        top.map(|(_, number)| *number).find(waits)
+    }
 }
 
 pub(super) struct Asha {
     halving: Halving,
     rungs: Vec<Rung>,
-    /// How many rungs a trial has behind it.
-    passed: BTreeMap<u64, usize>,
+    /// How many rungs a trial has behind it, and for promotion its place in the last of them.
+    passed: BTreeMap<u64, (usize, Option<Place>)>,
 }
 
 impl Asha {
     pub(super) fn new(halving: Halving, first: u64) -> Asha {
-        let rungs = rungs(first, &halving).into_iter().map(|step| Rung { step, ..Rung::default() });
+        let share = 1.0 / halving.eta as f64;
+        let rungs = rungs(first, &halving).into_iter().map(|step| Rung {
+            step,
+            cutoff: Quantile::new(share),
+            places: Vec::new(),
+            waiting: BTreeMap::new(),
+        });
         Asha { halving, rungs: rungs.collect(), passed: BTreeMap::new() }
+    }
+
+    /// A trial waits no longer where it was last.
+    fn leave(&mut self, number: u64) {
+        if let Some((passed, Some(place))) = self.passed.get(&number) {
+            self.rungs[passed - 1].waiting.remove(place);
+        }
     }
 }
 
 impl Rule for Asha {
     fn report(&mut self, _: &[Trial], _: Option<u64>, report: &Report) -> Decision {
         let reached = self.rungs.partition_point(|rung| rung.step <= report.step);
-        let passed = self.passed.get(&report.number).copied().unwrap_or(0);
+        let passed = self.passed.get(&report.number).map_or(0, |(passed, _)| *passed);
         if reached <= passed {
             return Decision::Continue;
         }
-        self.passed.insert(report.number, reached);
-        let rung = &mut self.rungs[reached - 1];
-        // The (1 − 1/eta) quantile of scores is the 1/eta quantile of losses.
-        let share = 1.0 / self.halving.eta as f64;
+        let (is_last, rung) = (report.step >= self.halving.max, &mut self.rungs[reached - 1]);
         let cutoff = match self.halving.cutoff {
-            Cutoff::Linear => quantile(&rung.losses, share),
+            Cutoff::Linear => rung.cutoff.linear(),
             // Of so few that the line between two is long, the better one.
-            Cutoff::Lower => lower_quantile(&rung.losses, share),
+            Cutoff::Lower => rung.cutoff.lower(),
         };
-        insert_sorted(&mut rung.losses, report.loss);
-        if self.halving.mode == HalvingMode::Promote {
-            let at = rung.ranking.partition_point(|(loss, _)| *loss <= report.loss);
-            rung.ranking.insert(at, (report.loss, report.number));
+        rung.cutoff.insert(report.loss);
+        let place = self.promotes().then(|| self.rungs[reached - 1].insert(report.loss));
+        self.passed.insert(report.number, (reached, place));
+        match place {
+            _ if is_last => Decision::Continue,
+            Some(place) => {
+                self.rungs[reached - 1].waiting.insert(place, report.number);
+                Decision::Pause
+            }
+            None => stop_if(cutoff.is_some_and(|cutoff| report.loss > cutoff)),
         }
-        if report.step >= self.halving.max {
-            return Decision::Continue;
-        }
-        match self.halving.mode {
-            HalvingMode::Stop => stop_if(cutoff.is_some_and(|cutoff| report.loss > cutoff)),
-            HalvingMode::Promote => Decision::Pause,
-        }
+    }
+
+    fn told(&mut self, _: MetricMode, trial: &Trial) {
+        self.leave(trial.number);
     }
 
     fn promotable(&self, trials: &[Trial]) -> Option<u64> {
-        self.rungs.iter().rev().find_map(|rung| {
-            let places = rung.ranking.len() / self.halving.eta as usize;
-            let top = rung.ranking[..places].iter().map(|(_, number)| *number);
-            let waits = |number: &u64| trials[*number as usize].state == TrialState::Paused;
-            top.into_iter().find(|number| !rung.promoted.contains(number) && waits(number))
-        })
+        self.rungs.iter().rev().find_map(|rung| rung.promotable(trials, self.halving.eta))
     }
 
     fn resumed(&mut self, number: u64) {
-        if let Some(passed) = self.passed.get(&number) {
-            self.rungs[passed - 1].promoted.insert(number);
-        }
+        self.leave(number);
     }
 
     fn promotes(&self) -> bool {

@@ -4,7 +4,7 @@
 use super::asha::{Asha, rungs};
 use super::{Report, Rule};
 use crate::trial::{Decision, Trial};
-use phalanx_core::spec::{Halving, HalvingMode};
+use phalanx_core::spec::{Halving, HalvingMode, MetricMode};
 
 pub(super) struct Hyperband {
     brackets: Vec<Asha>,
@@ -57,6 +57,11 @@ impl Rule for Hyperband {
     fn report(&mut self, trials: &[Trial], best: Option<u64>, report: &Report) -> Decision {
         let bracket = self.bracket(report.number);
         self.brackets[bracket].report(trials, best, report)
+    }
+
+    fn told(&mut self, mode: MetricMode, trial: &Trial) {
+        let bracket = self.bracket(trial.number);
+        self.brackets[bracket].told(mode, trial);
     }
 
     fn promotable(&self, trials: &[Trial]) -> Option<u64> {

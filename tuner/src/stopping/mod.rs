@@ -6,6 +6,7 @@ mod hyperband;
 mod patient;
 mod percentile;
 mod plateau;
+mod quantile;
 mod threshold;
 mod wilcoxon;
 
@@ -89,36 +90,6 @@ fn is_due(pace: Pace, reports: &[(u64, f64)]) -> bool {
     reports.len().checked_sub(2).is_none_or(|before| reports[before].0 < interval_begin)
 }
 
-/// The quantile `share` of ascending values, linearly interpolated as numpy does; `None` of nothing.
-fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
-    let last = sorted.len().checked_sub(1)?;
-    let place = share * last as f64;
-    let index = (place.floor() as usize).min(last);
-    let (a, b) = (sorted[index], sorted[(index + 1).min(last)]);
-    let t = place - index as f64;
-    let between = if t >= 0.5 { b - (b - a) * (1.0 - t) } else { a + (b - a) * t };
-    // Between infinities there is no line: the lower one counts up to the upper one's own place.
-    Some(if t == 0.0 || a == b {
-        a
-    } else if between.is_nan() {
-        b
-    } else {
-        between
-    })
-}
-
-/// The quantile `share` of ascending values, the lower of the two that it lies between; `None` of nothing.
-fn lower_quantile(sorted: &[f64], share: f64) -> Option<f64> {
-    let last = sorted.len().checked_sub(1)?;
-    sorted.get((share * last as f64) as usize).copied()
-}
-
-/// Puts a value into its place among ascending ones.
-fn insert_sorted(sorted: &mut Vec<f64>, value: f64) {
-    let at = sorted.partition_point(|other| *other <= value);
-    sorted.insert(at, value);
-}
-
 #[cfg(test)]
 mod optuna_tests;
 
@@ -178,16 +149,5 @@ mod tests {
         let mut study = study("kind = \"none\"", "max");
         let number = ask(&mut study);
         assert_eq!(study.report(number, 1, f64::INFINITY), Ok(Decision::Continue));
-    }
-
-    #[test]
-    fn quantiles_are_interpolated() {
-        let q = |sorted: &[f64], share| super::quantile(sorted, share).unwrap();
-        assert_eq!(q(&[1.0, 2.0, 3.0], 0.5), 2.0);
-        assert_eq!(q(&[1.0, 2.0], 0.25), 1.25);
-        assert_eq!(q(&[1.0, f64::INFINITY], 0.25), f64::INFINITY);
-        assert_eq!(q(&[f64::INFINITY, f64::INFINITY], 0.3), f64::INFINITY);
-        assert_eq!(q(&[f64::NEG_INFINITY, 1.0, 2.0], 0.5), 1.0);
-        assert_eq!(super::quantile(&[], 0.5), None);
     }
 }

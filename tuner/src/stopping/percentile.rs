@@ -1,7 +1,8 @@
 //! Percentile (and median) stopping, as in Google Vizier (Golovin et al. 2017): a trial whose best so far is worse than
 //! a percentile of the completed trials at the same step.
 
-use super::{Report, Rule, insert_sorted, is_due, quantile, stop_if};
+use super::quantile::Quantile;
+use super::{Report, Rule, is_due, stop_if};
 use crate::study::loss;
 use crate::trial::{Decision, Trial, TrialState};
 use phalanx_core::spec::{MetricMode, Pace};
@@ -12,13 +13,13 @@ pub(super) struct Percentile {
     startup: u64,
     pace: Pace,
     completed: u64,
-    /// Ascending losses of the completed trials by step.
-    losses: BTreeMap<u64, Vec<f64>>,
+    /// Of the losses of the completed trials, by step.
+    cutoffs: BTreeMap<u64, Quantile>,
 }
 
 impl Percentile {
     pub(super) fn new(percentile: f64, startup: u64, pace: Pace) -> Percentile {
-        Percentile { share: percentile / 100.0, startup, pace, completed: 0, losses: BTreeMap::new() }
+        Percentile { share: percentile / 100.0, startup, pace, completed: 0, cutoffs: BTreeMap::new() }
     }
 }
 
@@ -29,7 +30,7 @@ impl Rule for Percentile {
             return Decision::Continue;
         }
         let best = reports.iter().map(|(_, value)| loss(report.mode, *value)).fold(f64::INFINITY, f64::min);
-        let cutoff = self.losses.get(&report.step).and_then(|losses| quantile(losses, self.share));
+        let cutoff = self.cutoffs.get(&report.step).and_then(Quantile::linear);
         stop_if(cutoff.is_some_and(|cutoff| best > cutoff))
     }
 
@@ -39,7 +40,8 @@ impl Rule for Percentile {
         }
         self.completed += 1;
         for (step, value) in &trial.reports {
-            insert_sorted(self.losses.entry(*step).or_default(), loss(mode, *value));
+            let cutoff = self.cutoffs.entry(*step).or_insert_with(|| Quantile::new(self.share));
+            cutoff.insert(loss(mode, *value));
         }
     }
 }
