@@ -31,7 +31,7 @@ pub(crate) fn run(options: &Options) {
         );
     }
     println!("the first and the last thousand of {TRIALS_LONG} trials, mean");
-    for search in ["random", "tpe", "cmaes", "nsga2", "motpe"] {
+    for search in ["random", "sobol", "tpe", "cmaes", "nsga2", "motpe", "auto"] {
         let all = times(search, 0, TRIALS_LONG);
         let (first, last) = (mean(&all[..1000]), mean(&all[TRIALS_LONG - 1000..]));
         println!("  {search:8} {first:.4} ms, {last:.4} ms   {:.2}x", last / first);

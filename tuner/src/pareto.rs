@@ -19,15 +19,15 @@ fn compare(a: &[f64], b: &[f64]) -> Ordering {
 
 /// The front that each point belongs to: 0 for those that no other one dominates, 1 for those that only points of front
 /// 0 do, and so on.
-pub fn ranks(points: &[Vec<f64>]) -> Vec<usize> {
+pub fn ranks<P: AsRef<[f64]>>(points: &[P]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..points.len()).collect();
-    order.sort_by(|a, b| compare(&points[*a], &points[*b]));
+    order.sort_by(|a, b| compare(points[*a].as_ref(), points[*b].as_ref()));
     let mut ranks = vec![0; points.len()];
     // In this order nothing dominates what comes before it. The fronts so far, each by its points' indices.
     let mut fronts: Vec<Vec<usize>> = Vec::new();
     for index in order {
-        let beaten =
-            |front: &Vec<usize>| front.iter().rev().any(|at| dominates(&points[*at], &points[index]));
+        let beats = |at: &usize| dominates(points[*at].as_ref(), points[index].as_ref());
+        let beaten = |front: &Vec<usize>| front.iter().rev().any(beats);
         // A front that does not beat a point has none behind it that does.
         let rank = fronts.partition_point(beaten);
         if rank == fronts.len() {
@@ -133,6 +133,11 @@ pub(crate) fn subset(points: &[Vec<f64>], count: usize, reference: &[f64]) -> Ve
     let is_copy = |pair: &[usize]| points[pair[0]] == points[pair[1]];
     let copies: Vec<usize> = order.windows(2).filter(|pair| is_copy(pair)).map(|pair| pair[1]).collect();
     let mut left: Vec<usize> = order.into_iter().filter(|index| !copies.contains(index)).collect();
+    if reference.len() == 2 && left.windows(2).all(|pair| points[pair[1]][1] < points[pair[0]][1]) {
+        let front: Vec<&[f64]> = left.iter().map(|index| points[*index].as_slice()).collect();
+        let chosen = subset_of_two(&front, count, reference).into_iter().map(|at| left[at]);
+        return chosen.chain(copies).take(count).collect();
+    }
     // What a point added before is a bound of what it adds now.
     let mut bounds: Vec<f64> = left.iter().map(|at| box_of(&points[*at], reference)).collect();
     let (mut chosen, mut volumes) = (Vec::new(), 0.0);
@@ -144,6 +149,28 @@ pub(crate) fn subset(points: &[Vec<f64>], count: usize, reference: &[f64]) -> Ve
     }
     let missing = count - chosen.len();
     chosen.extend(copies.into_iter().take(missing));
+    chosen
+}
+
+/// The same of a front in ascending order of the first loss, as positions in it: what a point adds is the rectangle up to
+/// the chosen ones beside it, and one more changes only what lies between the same neighbours.
+fn subset_of_two(front: &[&[f64]], count: usize, reference: &[f64]) -> Vec<usize> {
+    let mut gains: Vec<f64> = front.iter().map(|point| box_of(point, reference)).collect();
+    let (mut chosen, mut is_chosen) = (Vec::new(), vec![false; front.len()]);
+    while chosen.len() < count.min(front.len()) {
+        let open = (0..front.len()).filter(|at| !is_chosen[*at]);
+        let better = |best: usize, at: usize| if gains[at] > gains[best] { at } else { best };
+        let Some(best) = open.reduce(better) else { break };
+        chosen.push(best);
+        is_chosen[best] = true;
+        let before = (0..best).rev().find(|at| is_chosen[*at]);
+        let after = (best + 1..front.len()).find(|at| is_chosen[*at]);
+        for at in before.map_or(0, |at| at + 1)..after.unwrap_or(front.len()) {
+            let (left, right) = if at < best { (before, Some(best)) } else { (Some(best), after) };
+            let width = right.map_or(reference[0], |right| front[right][0]) - front[at][0];
+            gains[at] = width * (left.map_or(reference[1], |left| front[left][1]) - front[at][1]);
+        }
+    }
     chosen
 }
 

@@ -12,6 +12,8 @@ const MOST_STEPS: f64 = 1e9;
 pub(crate) struct Results {
     best: Option<u64>,
     front: Vec<u64>,
+    /// The losses of the front's trials, one after the other: a walk over them meets no pointer.
+    losses: Vec<f64>,
 }
 
 impl Results {
@@ -34,15 +36,24 @@ impl Results {
         if best.map_or(!value.is_nan(), |best| objectives[0].mode.is_better(value, best)) {
             self.best = Some(number);
         }
-        let losses = |number: &u64| trials[*number as usize].losses(objectives);
-        let mine = losses(&number);
-        if mine.contains(&f64::INFINITY)
-            || self.front.iter().any(|other| pareto::dominates(&losses(other), &mine))
-        {
+        let mine = trial.losses(objectives);
+        let count = mine.len();
+        let mut others = self.losses.chunks_exact(count);
+        if mine.contains(&f64::INFINITY) || others.any(|other| pareto::dominates(other, &mine)) {
             return;
         }
-        self.front.retain(|other| !pareto::dominates(&mine, &losses(other)));
+        let mut kept = 0;
+        for at in 0..self.front.len() {
+            if !pareto::dominates(&mine, &self.losses[at * count..(at + 1) * count]) {
+                self.front[kept] = self.front[at];
+                self.losses.copy_within(at * count..(at + 1) * count, kept * count);
+                kept += 1;
+            }
+        }
+        self.front.truncate(kept);
+        self.losses.truncate(kept * count);
         self.front.push(number);
+        self.losses.extend(mine);
     }
 
     /// The volume that the front takes up to each objective's reference: the one given, or the worst loss of the
@@ -64,8 +75,7 @@ impl Results {
                 None => worst(at),
             })
             .collect();
-        let front: Vec<Vec<f64>> =
-            self.front.iter().map(|number| trials[*number as usize].losses(objectives)).collect();
+        let front: Vec<Vec<f64>> = self.losses.chunks_exact(objectives.len()).map(<[f64]>::to_vec).collect();
         Some(pareto::hypervolume(&front, &reference))
     }
 }

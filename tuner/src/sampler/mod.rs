@@ -7,6 +7,7 @@ mod fidelity;
 mod gp;
 mod grid;
 mod leaders;
+mod log_sum;
 mod normal;
 mod nsga2;
 mod parzen;
@@ -85,6 +86,7 @@ pub(crate) struct Samplers {
     gp: Option<gp::Gp>,
     cmaes: Option<cmaes::Cmaes>,
     nsga2: Option<nsga2::Nsga2>,
+    pbt: Option<pbt::Pbt>,
     duel: duel::Duel,
     /// How many trials came from the low-discrepancy sequence.
     sobol_trials: u64,
@@ -107,6 +109,7 @@ impl Samplers {
             gp: models.then(|| gp::Gp::new(space)),
             cmaes: if adapts { cmaes::Cmaes::new(space, spec.seed) } else { None },
             nsga2: breeds.then(nsga2::Nsga2::default),
+            pbt: if let Search::Pbt(population) = search { Some(pbt::Pbt::new(population)) } else { None },
             duel: duel::Duel::default(),
             sobol_trials: 0,
         }
@@ -114,8 +117,8 @@ impl Samplers {
 
     /// The next point that agrees with what is given.
     pub(crate) fn suggest(&mut self, view: &View<'_>, given: &[Option<f64>]) -> Suggestion {
-        if let Search::Pbt(population) = self.search {
-            return pbt::suggest(view, population, given);
+        if let Some(pbt) = &self.pbt {
+            return pbt.suggest(view, given);
         }
         let origin = self.choose(view);
         let found = match origin {
@@ -147,8 +150,10 @@ impl Samplers {
         let numbers = self.cmaes.as_ref()?.suggest(view)?;
         let both: Vec<Option<f64>> =
             given.iter().zip(numbers).map(|(given, number)| given.or(number)).collect();
+        let params = view.space.params().iter().zip(&both);
+        let is_open = params.into_iter().any(|(param, float)| float.is_none() && param.axis != Axis::Single);
         Some(match &mut self.tpe {
-            Some(tpe) if tpe.learned() >= tpe::STARTUP_TRIALS => tpe.suggest(view, &both),
+            Some(tpe) if is_open && tpe.learned() >= tpe::STARTUP_TRIALS => tpe.suggest(view, &both),
             _ => random::suggest(view, &both),
         })
     }
@@ -191,6 +196,12 @@ impl Samplers {
         if let Some(cmaes) = &mut self.cmaes {
             cmaes.asked(trial);
         }
+        if let Some(nsga2) = &mut self.nsga2 {
+            nsga2.asked(trial);
+        }
+        if let Some(pbt) = &mut self.pbt {
+            pbt.asked(trial);
+        }
     }
 
     /// A trial is in another state.
@@ -206,6 +217,9 @@ impl Samplers {
         }
         if let Some(nsga2) = &mut self.nsga2 {
             nsga2.moved(objectives, trial);
+        }
+        if let Some(pbt) = &mut self.pbt {
+            pbt.moved(trial);
         }
         self.duel.moved(objectives[0].mode, trial);
     }
@@ -303,6 +317,31 @@ mod tests {
             for round in crash..crash + 12 {
                 let (expected, found) = (drive(&mut study, round, several), drive(&mut again, round, several));
                 prop_assert_eq!(found, expected, "{} in round {}", kind, round);
+            }
+        }
+    }
+
+    /// So many trials that what is kept of them has been thinned out.
+    #[test]
+    fn a_long_search_goes_on_alike_after_a_crash() {
+        let (one, two) = ("[[objective]]\nmetric = \"a\"\n", "[[objective]]\nmetric = \"b\"\n");
+        let params = "[params]\nx = { kind = \"float\", low = 0, high = 1 }\ny = { kind = \"int\", low = 0, high = 9 }\n";
+        for (kind, several) in [("tpe", false), ("cmaes", false), ("motpe", true), ("nsga2", true)] {
+            let head = if several { format!("{one}{two}") } else { one.to_owned() };
+            let text = format!("version = 1\n[sweep]\n{head}{}{params}", search(kind));
+            let spec = SweepSpec::parse(&text, "x").unwrap();
+            let mut study = Study::new(&spec);
+            let next = |study: &mut Study| {
+                let Ask::Trial(trial) = study.ask() else { panic!("over") };
+                let (x, y) = (trial.params["x"].as_f64().unwrap(), trial.params["y"].as_f64().unwrap());
+                let both = [x * x + 0.1 * (y - 4.0).abs(), (1.0 - x).powi(2)];
+                study.tell(trial.number, Outcome::Values(both[..1 + usize::from(several)].to_vec())).unwrap();
+                trial
+            };
+            (0..900).for_each(|_| drop(next(&mut study)));
+            let mut again = Study::rebuild(&spec, study.take_records()).unwrap();
+            for _ in 0..10 {
+                assert_eq!(next(&mut again), next(&mut study), "{kind}");
             }
         }
     }

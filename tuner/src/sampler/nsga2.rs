@@ -7,9 +7,10 @@ use super::{View, random};
 use crate::pareto;
 use crate::random::Stream;
 use crate::space::{Axis, Point};
-use crate::trial::{Trial, TrialState};
+use crate::trial::{Origin, Trial, TrialState};
 use phalanx_core::spec::Objective;
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 /// The population.
 const POPULATION: usize = 24;
@@ -58,6 +59,13 @@ impl Standing {
 pub(super) struct Nsga2 {
     parents: Vec<Parent>,
     told: usize,
+    /// Every point that there is, in bits.
+    points: BTreeSet<Vec<Option<u64>>>,
+}
+
+fn bits(point: &Point) -> Vec<Option<u64>> {
+    // Adding zero makes one of the two zeros.
+    point.iter().map(|float| float.map(|float| (float + 0.0).to_bits())).collect()
 }
 
 impl Nsga2 {
@@ -66,7 +74,15 @@ impl Nsga2 {
         self.told >= STARTUP_TRIALS && self.parents.len() >= 2
     }
 
+    pub(super) fn asked(&mut self, trial: &Trial) {
+        self.points.insert(bits(&trial.point));
+    }
+
     pub(super) fn moved(&mut self, objectives: &[Objective], trial: &Trial) {
+        // One of an older study was never asked for.
+        if trial.origin == Origin::Enqueued {
+            self.points.insert(bits(&trial.point));
+        }
         if trial.state != TrialState::Complete && trial.state != TrialState::Stopped {
             return;
         }
@@ -109,7 +125,7 @@ impl Nsga2 {
     /// A child of two parents, each the better of two; `None` where every draw is a point that there is already.
     pub(super) fn suggest(&self, view: &View<'_>, given: &[Option<f64>]) -> Option<Point> {
         let standings = self.standings();
-        let is_new = |child: &Point| !view.trials.iter().rev().any(|trial| trial.point == *child);
+        let is_new = |child: &Point| !self.points.contains(&bits(child));
         (0..DRAWS).map(|draw| self.child(view, given, &standings, draw)).find(is_new)
     }
 

@@ -5,6 +5,7 @@
 //! Observations come and go one at a time; what is dear to compute (the mass that truncation leaves) is kept for every
 //! kernel whose place and width have not changed.
 
+use super::log_sum::LogSum;
 use super::normal::{cdf, log_mass, quantile};
 use crate::space::{Axis, Scale};
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
@@ -15,8 +16,6 @@ const FULL_WEIGHT_OBSERVATIONS: usize = 25;
 const MAX_KERNELS_PER_RANGE: f64 = 100.0;
 /// Kernels evaluated together, so that they stay in the first cache.
 const BLOCK: usize = 128;
-/// Terms smaller than e to minus this, relative to the largest, add nothing to a sum of floats.
-const NEGLIGIBLE: f64 = 42.0;
 
 /// Weights of `count` observations, the oldest first, before they are normalised: 1, but for a linear ramp from
 /// 1/count over all but the youngest 25.
@@ -193,18 +192,10 @@ impl Parzen {
     /// ln of the density at candidates, each one float per dimension.
     pub(super) fn log_pdf(&self, candidates: &[Vec<f64>]) -> Vec<f64> {
         let rows: Vec<Vec<Row<'_>>> = candidates.iter().map(|candidate| self.rows(candidate)).collect();
-        let mut sums = vec![Sum { largest: f64::NEG_INFINITY, total: 0.0 }; candidates.len()];
-        let mut terms = [0.0_f64; BLOCK];
-        for start in (0..self.base.len()).step_by(BLOCK) {
-            let end = (start + BLOCK).min(self.base.len());
-            for (row, sum) in rows.iter().zip(&mut sums) {
-                let terms = &mut terms[..end - start];
-                terms.copy_from_slice(&self.base[start..end]);
-                row.iter().for_each(|row| row.add(start..end, terms));
-                sum.add(terms, &self.weights[start..end]);
-            }
-        }
-        sums.iter().map(|sum| sum.largest + sum.total.ln()).collect()
+        // With the widest vectors of the processor at hand: elements stay what they are.
+        let sums =
+            pulp::Arch::new().dispatch(Mixture { base: &self.base, weights: &self.weights, rows: &rows });
+        sums.into_iter().map(LogSum::ln).collect()
     }
 
     fn rows(&self, candidate: &[f64]) -> Vec<Row<'_>> {
@@ -245,6 +236,7 @@ enum Row<'a> {
 }
 
 impl Row<'_> {
+    #[inline(always)]
     fn add(&self, range: std::ops::Range<usize>, terms: &mut [f64]) {
         match self {
             Row::Density { x, mu, sharpness } => {
@@ -272,24 +264,33 @@ impl Row<'_> {
     }
 }
 
-/// A sum of exponentials under way.
-#[derive(Clone, Copy)]
-struct Sum {
-    largest: f64,
-    total: f64,
+/// The kernels of a product and what each candidate's dimensions add to them.
+struct Mixture<'a> {
+    base: &'a [f64],
+    weights: &'a [f64],
+    rows: &'a [Vec<Row<'a>>],
 }
 
-impl Sum {
-    fn add(&mut self, terms: &[f64], weights: &[f64]) {
-        let largest = terms.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        if largest > self.largest {
-            self.total *= (self.largest - largest).exp();
-            self.largest = largest;
+impl pulp::WithSimd for Mixture<'_> {
+    type Output = Vec<LogSum>;
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) -> Vec<LogSum> {
+        let mut sums = vec![LogSum::ZERO; self.rows.len()];
+        let mut terms = [0.0_f64; BLOCK];
+        for start in (0..self.base.len()).step_by(BLOCK) {
+            let end = (start + BLOCK).min(self.base.len());
+            for (rows, sum) in self.rows.iter().zip(&mut sums) {
+                let terms = &mut terms[..end - start];
+                terms.copy_from_slice(&self.base[start..end]);
+                rows.iter().for_each(
+                    #[inline(always)]
+                    |row| row.add(start..end, terms),
+                );
+                sum.add(terms, &self.weights[start..end]);
+            }
         }
-        let floor = self.largest - NEGLIGIBLE;
-        for (term, weight) in terms.iter().zip(weights).filter(|(term, _)| **term > floor) {
-            self.total += weight * (term - self.largest).exp();
-        }
+        sums
     }
 }
 

@@ -17,48 +17,71 @@ const FACTOR: f64 = 1.25;
 /// … and one on a linear scale moved by this share of its range.
 const SHARE: f64 = 0.1;
 
-/// What is known of one member.
+/// What is known of one member, by its trials' places among all that are known.
 #[derive(Clone, Default)]
-struct Member<'a> {
-    /// Its complete trials, the youngest last.
-    complete: Vec<&'a Trial>,
+struct Member {
+    /// Its complete trials, ascending. A member runs one trial at a time, so that they are in the order of its ages.
+    complete: Vec<usize>,
     /// Its last trial.
-    last: Option<&'a Trial>,
+    last: Option<usize>,
 }
 
-impl Member<'_> {
-    fn is_open(&self) -> bool {
-        self.last.is_some_and(|trial| !trial.state.is_told())
+impl Member {
+    fn last<'a>(&self, view: &View<'a>) -> Option<&'a Trial> {
+        self.last.map(|at| &view.trials[at])
+    }
+
+    fn is_open(&self, view: &View<'_>) -> bool {
+        self.last(view).is_some_and(|trial| !trial.state.is_told())
     }
 
     /// Intervals it has behind it, those that failed too.
-    fn age(&self) -> u64 {
-        self.last.and_then(|trial| trial.lineage).map_or(0, |lineage| lineage.generation + 1)
+    fn age(&self, view: &View<'_>) -> u64 {
+        self.last(view).and_then(|trial| trial.lineage).map_or(0, |lineage| lineage.generation + 1)
     }
 }
 
-pub(super) fn suggest(view: &View<'_>, population: Population, given: &[Option<f64>]) -> Suggestion {
-    let mut members = vec![Member::default(); population.members as usize];
-    for trial in &view.trials[view.known..] {
-        let Some(lineage) = trial.lineage else { continue };
-        let Some(member) = members.get_mut(lineage.member as usize) else { continue };
-        member.last = Some(trial);
-        if trial.state == TrialState::Complete {
-            member.complete.push(trial);
+/// The sampler: which trials were whose.
+pub(super) struct Pbt(Vec<Member>);
+
+impl Pbt {
+    pub(super) fn new(population: Population) -> Pbt {
+        Pbt(vec![Member::default(); population.members as usize])
+    }
+
+    fn member_of(&mut self, trial: &Trial) -> Option<&mut Member> {
+        self.0.get_mut(trial.lineage?.member as usize)
+    }
+
+    pub(super) fn asked(&mut self, trial: &Trial) {
+        if let Some(member) = self.member_of(trial) {
+            member.last = Some(trial.index);
         }
     }
-    let free = (0..members.len()).filter(|at| !members[*at].is_open());
-    match free.min_by_key(|at| (members[*at].age(), *at)) {
-        Some(member) => Suggestion::Proposal(next(view, &members, member, given)),
-        None => Suggestion::Wait,
+
+    pub(super) fn moved(&mut self, trial: &Trial) {
+        if trial.state == TrialState::Complete
+            && let Some(member) = self.member_of(trial)
+        {
+            member.complete.push(trial.index);
+        }
+    }
+
+    pub(super) fn suggest(&self, view: &View<'_>, given: &[Option<f64>]) -> Suggestion {
+        let members = &self.0;
+        let free = (0..members.len()).filter(|at| !members[*at].is_open(view));
+        match free.min_by_key(|at| (members[*at].age(view), *at)) {
+            Some(member) => Suggestion::Proposal(next(view, members, member, given)),
+            None => Suggestion::Wait,
+        }
     }
 }
 
 /// How a member goes on.
-fn next(view: &View<'_>, members: &[Member<'_>], member: usize, given: &[Option<f64>]) -> Proposal {
-    let me = &members[member];
-    let whole = me.last.filter(|trial| trial.state == TrialState::Complete && trial.is_feasible());
-    let better = me.last.and_then(|_| better(view, members, member, whole));
+fn next(view: &View<'_>, members: &[Member], member: usize, given: &[Option<f64>]) -> Proposal {
+    let last = members[member].last(view);
+    let whole = last.filter(|trial| trial.state == TrialState::Complete && trial.is_feasible());
+    let better = last.and_then(|_| better(view, members, member, whole));
     let (source, point) = match (whole, better) {
         (_, Some(better)) => (Some(better), explore(view, better, given)),
         (Some(own), None) => (Some(own), keep(view, own, given)),
@@ -72,17 +95,17 @@ fn next(view: &View<'_>, members: &[Member<'_>], member: usize, given: &[Option<
 /// The trial to exploit, if the member is among the poor: the youngest of one of the good members. All are compared at the
 /// member's own age, or where they are younger at theirs.
 fn better<'a>(
-    view: &View<'_>,
-    members: &[Member<'a>],
+    view: &View<'a>,
+    members: &[Member],
     member: usize,
     whole: Option<&Trial>,
 ) -> Option<&'a Trial> {
-    let age = whole.map_or(u64::MAX, |_| members[member].age());
+    let age = whole.map_or(u64::MAX, |_| members[member].age(view));
     let loss = |trial: &Trial| trial.losses(view.objectives).first().copied().unwrap_or(f64::INFINITY);
     let mut ranked: Vec<(f64, f64, usize)> = Vec::new();
     for (at, other) in members.iter().enumerate() {
-        let seen = |trial: &&&Trial| trial.lineage.is_some_and(|lineage| lineage.generation < age);
-        if let Some(trial) = other.complete.iter().rev().find(seen) {
+        let seen = |trial: &&Trial| trial.lineage.is_some_and(|lineage| lineage.generation < age);
+        if let Some(trial) = other.complete.iter().rev().map(|at| &view.trials[*at]).find(seen) {
             ranked.push((trial.violation, loss(trial), at));
         }
     }
@@ -99,7 +122,7 @@ fn better<'a>(
     }
     let chosen = Stream::new(view.seed, view.number(), "pbt", "exploit").unit() * good as f64;
     let (_, _, at) = ranked[chosen as usize];
-    members[at].complete.last().copied().filter(|_| at != member)
+    members[at].complete.last().map(|last| &view.trials[*last]).filter(|_| at != member)
 }
 
 fn keep(view: &View<'_>, own: &Trial, given: &[Option<f64>]) -> Point {

@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 
 /// Where a trial comes among the ended ones: complete by value, stopped by step reached and then by value, infeasible by
 /// how far it is from feasible, failed.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Rank {
     class: Class,
     major: f64,
@@ -56,9 +56,26 @@ impl Rank {
     pub(super) fn loss(&self) -> Option<f64> {
         self.is_whole().then_some(self.major)
     }
+}
 
-    pub(super) fn cmp(&self, other: &Rank) -> Ordering {
+/// The better first.
+impl Ord for Rank {
+    fn cmp(&self, other: &Rank) -> Ordering {
         let floats = self.major.total_cmp(&other.major).then(self.minor.total_cmp(&other.minor));
         self.class.cmp(&other.class).then(floats).then(self.index.cmp(&other.index))
     }
 }
+
+impl PartialOrd for Rank {
+    fn partial_cmp(&self, other: &Rank) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Rank {
+    fn eq(&self, other: &Rank) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Rank {}

@@ -26,9 +26,9 @@ const CANDIDATES: usize = 24;
 const GOOD_SHARE: f64 = 0.1;
 /// … but no more than so many.
 const MAX_GOOD: usize = 25;
-/// The youngest of the others count, and no more: older ones have next to no weight, and would make each trial of a long
+/// The youngest of the others count, and no more: older ones have little weight, and would make each trial of a long
 /// search dearer than the one before.
-const MAX_OTHERS: usize = 1000;
+const MAX_OTHERS: usize = 500;
 
 /// How many of so many ended trials are good.
 pub(super) fn good_count(ended: usize) -> usize {
@@ -60,7 +60,7 @@ pub(super) struct Tpe {
     /// In an order in which parents are decided before groups that wait for them.
     groups: Vec<Group>,
     /// Ended trials, the best first.
-    ranked: Vec<Rank>,
+    ranked: BTreeSet<Rank>,
     ranks: Vec<Option<Rank>>,
     /// With several objectives: who may be good among the complete ones.
     leaders: Option<Leaders>,
@@ -79,7 +79,7 @@ impl Tpe {
     pub(super) fn new(space: &Space, several: bool) -> Tpe {
         Tpe {
             groups: group(space, several),
-            ranked: Vec::new(),
+            ranked: BTreeSet::new(),
             ranks: Vec::new(),
             leaders: several.then(Leaders::default),
             good: BTreeSet::new(),
@@ -113,14 +113,11 @@ impl Tpe {
         let learns = |rank: &Option<Rank>| usize::from(rank.as_ref().is_some_and(Rank::teaches));
         let (old, new) = (self.ranks[trial.index].take(), Rank::of(objectives[0].mode, trial));
         self.learned = self.learned + learns(&new) - learns(&old);
-        if let Some(old) = old
-            && let Ok(at) = self.ranked.binary_search_by(|rank| rank.cmp(&old))
-        {
-            self.ranked.remove(at);
+        if let Some(old) = old {
+            self.ranked.remove(&old);
         }
         if let Some(new) = new {
-            let at = self.ranked.partition_point(|rank| rank.cmp(&new).is_lt());
-            self.ranked.insert(at, new);
+            self.ranked.insert(new);
             if let Some(leaders) = self.leaders.as_mut().filter(|_| new.is_whole()) {
                 leaders.insert(trial.index, trial.losses(objectives));
             }
@@ -129,12 +126,13 @@ impl Tpe {
     }
 
     /// The good trials now.
-    fn select(&self) -> BTreeSet<usize> {
-        let first = |count: usize| self.ranked[..count].iter().map(|rank| rank.index).collect();
-        let Some(leaders) = &self.leaders else { return first(good_count(self.learned)) };
+    fn select(&mut self) -> BTreeSet<usize> {
+        let first = |count: usize| self.ranked.iter().take(count).map(|rank| rank.index).collect();
+        let Some(leaders) = &mut self.leaders else { return first(good_count(self.learned)) };
         let count = share_of(self.learned).min(leaders::MAX_GOOD);
-        let whole = self.ranked.partition_point(Rank::is_whole);
-        if whole <= count { first(count) } else { leaders.best(count).into_iter().collect() }
+        // Whole ones come first.
+        let enough = self.ranked.iter().nth(count).is_some_and(Rank::is_whole);
+        if enough { leaders.best(count).iter().copied().collect() } else { first(count) }
     }
 
     /// Puts every trial into the estimators it belongs to now.

@@ -103,12 +103,25 @@ impl Cmaes {
         let run = self.run.as_ref().or(begun.as_ref())?;
         let place = self.sample(run, view.number());
         let mut point: Point = vec![None; view.space.params().len()];
-        for (dim, coordinate) in self.coordinates.iter().enumerate() {
-            let stretched =
-                run.distribution.mean[dim] + run.stretch[dim] * (place[dim] - run.distribution.mean[dim]);
-            point[coordinate.param] = Some(Axis::Numeric(coordinate.scale).at(stretched.clamp(0.0, 1.0)));
+        for (coordinate, float) in self.coordinates.iter().zip(self.floats(run, &place)) {
+            point[coordinate.param] = Some(float);
         }
         Some(point)
+    }
+
+    /// What a place means, coordinate by coordinate.
+    fn floats(&self, run: &Run, place: &DVector<f64>) -> impl Iterator<Item = f64> {
+        self.coordinates.iter().enumerate().map(|(dim, coordinate)| {
+            let mean = run.distribution.mean[dim];
+            let stretched = mean + run.stretch[dim] * (place[dim] - mean);
+            Axis::Numeric(coordinate.scale).at(stretched.clamp(0.0, 1.0))
+        })
+    }
+
+    /// Where a point lies in the unit box.
+    fn place_of(&self, point: &Point) -> DVector<f64> {
+        let share = |c: &Coordinate| point[c.param].map_or(0.5, |float| Axis::Numeric(c.scale).share(float));
+        DVector::from_iterator(self.coordinates.len(), self.coordinates.iter().map(share))
     }
 
     pub(super) fn asked(&mut self, trial: &Trial) {
@@ -120,7 +133,12 @@ impl Cmaes {
             self.elders = Vec::new();
         }
         let Some(run) = &self.run else { return };
-        let place = self.sample(run, trial.number);
+        let mut place = self.sample(run, trial.number);
+        // The log of an earlier version may have it from elsewhere: what was tried is what counts.
+        let tried = self.coordinates.iter().map(|coordinate| trial.point[coordinate.param]);
+        if !self.floats(run, &place).map(Some).eq(tried) {
+            place = self.place_of(&trial.point);
+        }
         let sample = Sample { restarts: run.restarts, generation: run.generation, place };
         self.samples.resize(trial.index + 1, None);
         self.samples[trial.index] = Some(sample);
@@ -139,10 +157,7 @@ impl Cmaes {
                 }
             }
             (None, None) if rank.is_whole() => {
-                let unit = |c: &Coordinate| {
-                    trial.point[c.param].map_or(0.5, |float| Axis::Numeric(c.scale).share(float))
-                };
-                let place = DVector::from_iterator(self.coordinates.len(), self.coordinates.iter().map(unit));
+                let place = self.place_of(&trial.point);
                 let at = self.elders.partition_point(|(other, _)| other.cmp(&rank).is_lt());
                 self.elders.insert(at, (rank, place));
             }
@@ -219,7 +234,7 @@ impl Cmaes {
     /// The next generation, or where the run has come to its end a new one with twice the population.
     fn turn(&mut self) {
         let Some(mut run) = self.run.take() else { return };
-        run.batch.sort_by(|(a, _), (b, _)| a.cmp(b));
+        run.batch.sort_by_key(|(rank, _)| *rank);
         let best = run.batch[0].0.loss().unwrap_or(f64::INFINITY);
         let population = run.distribution.population();
         let places: Vec<DVector<f64>> =
