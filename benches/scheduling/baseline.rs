@@ -1,6 +1,7 @@
 //! Other schedulers on one pool of GPUs: FIFO, EASY with the jobs' true lengths, and preemptive least attained service.
 
 use super::Job;
+use super::figures::Busy;
 
 /// How a baseline orders and preempts.
 #[derive(Clone, Copy, PartialEq)]
@@ -10,11 +11,12 @@ pub(crate) enum Baseline {
     Las,
 }
 
-/// When each job ends under a baseline.
-pub(crate) fn baseline(kind: Baseline, jobs: &[Job], gpus: u32) -> Vec<f64> {
+/// When each job ends under a baseline, and the stretches of time with the GPUs that are busy in each.
+pub(crate) fn baseline(kind: Baseline, jobs: &[Job], gpus: u32) -> (Vec<f64>, Vec<Busy>) {
     let mut left: Vec<f64> = jobs.iter().map(|job| job.seconds).collect();
     let mut attained = vec![0.0f64; jobs.len()];
     let mut ends = vec![0.0f64; jobs.len()];
+    let mut busy: Vec<Busy> = Vec::new();
     let mut running: Vec<usize> = Vec::new();
     let mut waiting: Vec<usize> = Vec::new();
     let (mut now, mut next) = (0.0f64, 0);
@@ -77,6 +79,7 @@ pub(crate) fn baseline(kind: Baseline, jobs: &[Job], gpus: u32) -> Vec<f64> {
         if then.is_infinite() {
             break;
         }
+        busy.push(Busy { from: now, to: then, gpus: running.iter().map(|&at| jobs[at].gpus).sum() });
         for &at in &running {
             left[at] -= then - now;
             attained[at] += (then - now) * f64::from(jobs[at].gpus);
@@ -93,5 +96,5 @@ pub(crate) fn baseline(kind: Baseline, jobs: &[Job], gpus: u32) -> Vec<f64> {
             next += 1;
         }
     }
-    ends
+    (ends, busy)
 }

@@ -1,6 +1,6 @@
 //! The nodes and what is held on them.
 
-use crate::amounts::Amounts;
+use crate::amounts::{Amounts, Kind};
 use crate::bundle::{Bundle, Holder};
 use crate::index::{Index, Slot};
 use crate::lanes::{Share, ShareClock, Usage};
@@ -54,6 +54,22 @@ pub(crate) struct Holding {
     pub(crate) amounts: Amounts,
     /// It has been asked to end, for another gang or for a reason of its own.
     pub(crate) ending: bool,
+}
+
+impl Holding {
+    /// GPUs that the gang holds, or CPUs where it holds no GPU.
+    pub(crate) fn size(&self) -> f64 {
+        let milli = match self.amounts.get(&Kind::Gpu) {
+            0 => self.amounts.get(&Kind::Cpu),
+            gpus => gpus,
+        };
+        milli as f64 / 1000.0
+    }
+
+    /// The service it has had up to now, in GPU-seconds or CPU-seconds.
+    pub(crate) fn served(&self, now: Time) -> f64 {
+        self.holder.attained + now.since(self.holder.started).as_secs_f64() * self.size()
+    }
 }
 
 /// Bundles taken off their nodes for the time of a thought.

@@ -13,6 +13,10 @@ use phalanx_core::{AttemptId, Time};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// No alarm is set further ahead, about 30,000 years.
+const LONGEST_MICROS: f64 = 1e18;
 
 /// Lets elastic gangs grow, and says when the next one may.
 pub(crate) fn grow(decision: &mut Decision<'_>) {
@@ -97,7 +101,7 @@ impl Keeper for LeaveToWaiting<'_> {
     }
 }
 
-/// When a running gang in a queue of least attained service next falls behind others that wait there.
+/// When time alone next changes who may preempt a gang that runs in a queue of least attained service where others wait.
 fn next_level(decision: &Decision<'_>) -> Option<Time> {
     let queues = decision.queue.lanes().filter(|(name, lane)| {
         !lane.is_empty()
@@ -107,19 +111,14 @@ fn next_level(decision: &Decision<'_>) -> Option<Time> {
     if names.is_empty() {
         return None;
     }
-    let threshold = decision.policy.las_threshold_seconds;
     let times = decision.cluster.preemptible().filter_map(|(attempt, holding)| {
         let holder = &holding.holder;
-        let size = crate::preempt::size(holding) / 1000.0;
-        let seconds = (threshold - holder.attained) / size;
-        let counts = attempt.number != TENTATIVE
-            && names.contains(&holder.queue.as_str())
-            && holder.preemptions < decision.policy.las_preemptions
-            && seconds > 0.0
-            && seconds < 1e12;
-        let at = counts
-            .then(|| holder.started + std::time::Duration::from_micros((seconds * 1e6).ceil() as u64))?;
-        (at > decision.now).then_some(at)
+        if attempt.number == TENTATIVE || !names.contains(&holder.queue.as_str()) {
+            return None;
+        }
+        let next = decision.policy.las_next(holding.served(decision.now), holder.preemptions)?;
+        let micros = ((next - holder.attained) / holding.size() * 1e6).ceil();
+        (micros < LONGEST_MICROS).then(|| holder.started + Duration::from_micros(micros as u64))
     });
-    times.min()
+    times.filter(|&at| at > decision.now).min()
 }

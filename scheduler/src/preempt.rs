@@ -147,20 +147,19 @@ fn candidates(decision: &Decision<'_>, pending: &Pending) -> Vec<Candidate> {
     let level = queue.level(pending);
     let may = |holding: &Holding| {
         let (holder, same_queue) = (&holding.holder, holding.holder.queue == pending.queue);
-        let served =
-            || holder.attained + decision.now.since(holder.started).as_secs_f64() * size(holding) / 1000.0;
+        let served = || holding.served(decision.now);
         holder.priority < pending.priority
             || (reclaims && !same_queue)
             || (las
                 && same_queue
                 && holder.priority == pending.priority
-                && holder.preemptions < decision.policy.las_preemptions
+                && decision.policy.las_may_preempt(served(), holder.preemptions)
                 && decision.policy.las_level(served()) > level)
     };
     let running = decision.cluster.preemptible();
     let weighed = running
         .filter(|(attempt, holding)| is_real(*attempt) && may(holding) && !decision.gives_way(*attempt));
-    let lost = |holding: &Holding| holding.holder.unsaved_seconds(decision.now) * size(holding);
+    let lost = |holding: &Holding| holding.holder.unsaved_seconds(decision.now) * holding.size();
     let mut weighed: Vec<Weighed> = weighed
         .map(|(attempt, holding)| (lost(holding), Reverse(holding.holder.started), Reverse(attempt)))
         .collect();
@@ -172,15 +171,6 @@ fn candidates(decision: &Decision<'_>, pending: &Pending) -> Vec<Candidate> {
         Some(Candidate { attempt, queue: holding.holder.queue.clone(), lost })
     };
     weighed.into_iter().filter_map(candidate).take(CANDIDATES).collect()
-}
-
-/// Thousandths of GPUs that a gang holds, or of CPUs where it holds no GPU.
-pub(crate) fn size(holding: &Holding) -> f64 {
-    use crate::amounts::Kind;
-    match holding.amounts.get(&Kind::Gpu) {
-        0 => holding.amounts.get(&Kind::Cpu) as f64,
-        gpus => gpus as f64,
-    }
 }
 
 /// A cluster from which gangs are lifted until another one fits.

@@ -84,9 +84,10 @@ pub struct SchedulingSpec {
     pub resize_interval: Option<Duration>,
     /// After so long, what a queue has had counts half.
     pub share_half_life: Option<Duration>,
-    /// GPU-seconds after which a gang of a `las` queue goes behind those that have had less.
+    /// GPU-seconds after which a gang of a `las` queue goes behind those that have had less, and again after four times as
+    /// many, and so on.
     pub las_threshold_seconds: Option<f64>,
-    /// How often such a gang is preempted for one that has had less.
+    /// How often, for each so many that it has had, such a gang may be preempted for one that goes before it.
     pub las_preemptions: Option<u32>,
 }
 

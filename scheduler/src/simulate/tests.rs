@@ -394,19 +394,35 @@ fn parked_gangs_start_when_a_node_makes_them_possible() {
     assert_eq!(outcome.attempts("y")[0].0, 1.0);
 }
 
+/// One GPU under least attained service, whose levels end at 100 and 400 GPU-seconds.
+fn least_attained(jobs: &[String]) -> Outcome {
+    let head = "[[queue]]\nname = \"q\"\ndiscipline = \"las\"\n[policy]\nlas_threshold_seconds = 100\n";
+    run(&[node(1), head.to_owned(), jobs.concat()].concat())
+}
+
+fn saved(name: &str, at: f64, seconds: f64) -> String {
+    job(name, at, seconds, 1, "queue = \"q\"\ncheckpoint_every = 1")
+}
+
 #[test]
 fn las_lets_the_short_past_the_long_a_bounded_number_of_times() {
-    let head = "[[queue]]\nname = \"q\"\ndiscipline = \"las\"\n[policy]\nlas_threshold_seconds = 100\nlas_preemptions = 2\n";
-    let mut text = [node(1), head.to_owned()].concat();
-    text += &job("long", 0.0, 1000.0, 1, "queue = \"q\"\ncheckpoint_every = 1");
-    for at in 0..6 {
-        text += &job(&format!("s{at}"), 150.0 + 100.0 * f64::from(at), 10.0, 1, "queue = \"q\"");
-    }
-    let outcome = run(&text);
+    let outcome =
+        least_attained(&[saved("long", 0.0, 1000.0), saved("s0", 150.0, 10.0), saved("s1", 165.0, 10.0)]);
     assert_eq!(outcome.attempts("s0"), [(150.0, 160.0, "finished")]);
-    assert_eq!(outcome.attempts("s1"), [(250.0, 260.0, "finished")]);
-    assert_eq!(outcome.attempts("long").len(), 3, "preempted twice, then left to run");
-    assert_eq!(outcome.attempts("s2")[0].0, 1020.0);
+    // A second preemption takes 200 s of service, which it has had at 210 s.
+    assert_eq!(outcome.attempts("s1"), [(210.0, 220.0, "finished")]);
+    let long = [(0.0, 150.0, "preempted"), (160.0, 210.0, "preempted"), (220.0, 1020.0, "finished")];
+    assert_eq!(outcome.attempts("long"), long);
+}
+
+#[test]
+fn las_puts_who_has_had_more_behind_on_every_level() {
+    let outcome =
+        least_attained(&[saved("older", 0.0, 1000.0), saved("old", 450.0, 300.0), saved("s", 560.0, 10.0)]);
+    assert_eq!(outcome.attempts("s"), [(560.0, 570.0, "finished")]);
+    // Both have had more than 100 s, and "older", which came first, more than 400.
+    assert_eq!(outcome.attempts("old"), [(450.0, 560.0, "preempted"), (570.0, 760.0, "finished")]);
+    assert_eq!(outcome.attempts("older"), [(0.0, 450.0, "preempted"), (760.0, 1310.0, "finished")]);
 }
 
 #[test]
