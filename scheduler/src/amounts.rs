@@ -119,6 +119,14 @@ impl Amounts {
         amounts
     }
 
+    /// What so many workers take that ask for as much each.
+    pub(crate) fn of_workers(each: &Resources, workers: u32) -> Self {
+        let mut amounts = Amounts::default();
+        amounts.take(each);
+        amounts.0.values_mut().for_each(|amount| *amount *= u128::from(workers));
+        amounts
+    }
+
     fn take(&mut self, each: &Resources) {
         let fixed = [Kind::Gpu, Kind::Cpu, Kind::Memory];
         let custom = each.custom.keys().map(|name| Kind::Custom(name.clone()));

@@ -5,6 +5,7 @@
 //! not what waits or runs.
 
 mod order;
+mod quota;
 
 use crate::bundle::{Bundle, Holder};
 use crate::check::{check, feasible, over_quota};
@@ -20,6 +21,7 @@ use crate::reserve::{Keepers, Shadow, promises, reservation};
 use order::Rank;
 use phalanx_core::spec::GangSpec;
 use phalanx_core::{AttemptId, JobId, Time};
+use quota::QuotaHead;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -59,6 +61,8 @@ pub(crate) struct Decision<'a> {
     /// Classes of which a gang waits for a reservation that shorter ones may pass.
     passed_over: BTreeSet<ClassId>,
     head: Option<Head>,
+    /// By queue: the first gang that waits for the queue's quota.
+    quota_heads: BTreeMap<String, QuotaHead>,
     /// How many had started when it was last asked who overtakes the head.
     started_before: usize,
     /// First of every class that is to be tried, by queue.
@@ -82,6 +86,7 @@ impl<'a> Decision<'a> {
             placed: BTreeSet::new(),
             passed_over: BTreeSet::new(),
             head: None,
+            quota_heads: BTreeMap::new(),
             started_before: 0,
             open: BTreeMap::new(),
             blocked: BTreeSet::new(),
@@ -124,6 +129,7 @@ impl<'a> Decision<'a> {
         if all {
             self.queue.memory = Memory::default();
         }
+        self.recall_quota_heads();
         let mut open = std::mem::take(&mut self.queue.open);
         match all {
             true => open.extend(self.queue.classes().map(|(id, _)| id)),
@@ -269,6 +275,12 @@ impl<'a> Decision<'a> {
         }
         let most = self.quota_room(&pending);
         if most < pending.gang.workers.min {
+            let kept_for = self.quota_kept_from(&pending).map(|head| head.job);
+            let room = self.whole_quota_room(&pending.queue, &pending.gang);
+            if let Some(kept_for) = kept_for.filter(|_| room >= pending.gang.workers.min) {
+                return self.block(id, blocked(ReasonCode::HeldForReservation, Some(kept_for), false));
+            }
+            self.wait_for_quota(&pending, key);
             // Others of its own queue may give way to it.
             self.block(id, blocked(ReasonCode::WaitingQuota, None, true));
             match preempt::make_room(self, &pending) {
@@ -310,15 +322,6 @@ impl<'a> Decision<'a> {
         self.block(id, blocked(code, None, sensitive));
         if self.head.is_none() {
             self.become_head(job);
-        }
-    }
-
-    /// How many workers the queue's quota leaves room for.
-    pub(crate) fn quota_room(&self, pending: &Pending) -> u32 {
-        let Some(config) = self.queue.config_ref(&pending.queue) else { return u32::MAX };
-        match self.cluster.usage(&pending.queue) {
-            Some(usage) => config.quota_room(&usage.held, &pending.gang).0,
-            None => config.quota_room(&Default::default(), &pending.gang).0,
         }
     }
 
@@ -375,6 +378,7 @@ impl<'a> Decision<'a> {
             head.passed += 1;
         }
         self.placed.insert(pending.job);
+        self.pass_quota_heads(pending);
         if self.queue.memory.kept.is_some_and(|(head, _)| head == pending.job) {
             self.open_held_for(pending.job);
         }
@@ -545,6 +549,7 @@ impl<'a> Decision<'a> {
             primed: true,
             wake: self.plan.wake,
             kept,
+            quota_heads: self.remember_quota_heads(),
             shadow_at: (self.cluster.freed_version, 0),
             shadow,
         };

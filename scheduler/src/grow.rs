@@ -61,11 +61,7 @@ fn grow_one(decision: &mut Decision<'_>, attempt: AttemptId, waiting: &[Arc<Gang
     let Some(holding) = decision.cluster.holding(attempt) else { return };
     let (gang, slots) = (Arc::clone(&holding.holder.gang), holding.slots.clone());
     let workers = decision.cluster.bundles(attempt).len() as u32;
-    let held = decision.cluster.held_by(&holding.holder.queue);
-    let quota = decision
-        .queue
-        .config_ref(&holding.holder.queue)
-        .map_or(u32::MAX, |config| config.quota_room(&held, &gang).0);
+    let quota = decision.quota_to_grow(&holding.holder.queue, &gang);
     let most = gang.workers.max.min(workers.saturating_add(quota));
     if most <= workers {
         return;

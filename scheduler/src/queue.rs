@@ -142,6 +142,8 @@ pub(crate) struct Memory {
     pub(crate) wake: Option<Time>,
     /// The first gang that waited, and what was kept for it.
     pub(crate) kept: Option<(JobId, u64)>,
+    /// By queue: the first gang that waited for the queue's quota, and its place.
+    pub(crate) quota_heads: BTreeMap<String, (JobId, Key)>,
     pub(crate) shadow: Option<crate::reserve::Shadow>,
     pub(crate) shadow_at: (u64, u64),
 }

@@ -394,6 +394,60 @@ fn parked_gangs_start_when_a_node_makes_them_possible() {
     assert_eq!(outcome.attempts("y")[0].0, 1.0);
 }
 
+/// Eight GPUs, of which a queue may have four.
+fn capped(jobs: &[String]) -> Outcome {
+    let head = "[[queue]]\nname = \"q\"\nquota = { gpus = 4 }\n[policy]\nmax_bypass = 2\n";
+    run(&[node(8), head.to_owned(), jobs.concat()].concat())
+}
+
+#[test]
+fn a_gang_does_not_starve_for_its_queues_quota() {
+    let mut jobs = vec![job("a", 0.0, 10.0, 2, "queue = \"q\""), job("b", 0.0, 15.0, 2, "queue = \"q\"")];
+    jobs.push(job("large", 1.0, 5.0, 3, "queue = \"q\""));
+    for at in 0..6 {
+        jobs.push(job(&format!("s{at}"), 2.0, 10.0, 2, "queue = \"q\""));
+    }
+    let outcome = capped(&jobs);
+    // Two pass it; what the others could have is kept for it.
+    assert_eq!([outcome.attempts("s0")[0].0, outcome.attempts("s1")[0].0], [10.0, 15.0]);
+    assert_eq!(outcome.attempts("large"), [(25.0, 30.0, "finished")]);
+    assert_eq!(outcome.codes("s2"), ["waiting_quota", "held_for_reservation", "waiting_quota"]);
+    let text = &outcome.job("s2").reasons[1].text;
+    assert!(text.contains("kept for large"), "{text}");
+    assert_eq!(outcome.attempts("s2")[0].0, 30.0);
+}
+
+#[test]
+fn quota_that_others_give_up_for_a_gang_is_its_own() {
+    let low = |name: &str, at: f64, gpus| job(name, at, 100.0, gpus, "queue = \"q\"\ncheckpoint_every = 1");
+    let jobs = [
+        low("a", 0.0, 2),
+        low("b", 0.0, 2),
+        job("large", 10.0, 5.0, 3, "queue = \"q\"\npriority = 1"),
+        low("c", 11.0, 1),
+        low("d", 11.0, 2),
+    ];
+    let head = "[[queue]]\nname = \"q\"\nquota = { gpus = 4 }\n[policy]\ngrace_seconds = 5\n";
+    let outcome = run(&[node(8), head.to_owned(), jobs.concat()].concat());
+    // Both are asked at 10 s and gone at 15 s; "c" fits beside "large", "d" does not.
+    assert_eq!(outcome.attempts("large"), [(15.0, 20.0, "finished")]);
+    assert_eq!(outcome.summary.preemptions, 2);
+    assert_eq!([outcome.attempts("c")[0].0, outcome.attempts("d")[0].0], [15.0, 115.0]);
+}
+
+#[test]
+fn nobody_grows_into_the_quota_that_another_waits_for() {
+    let jobs = [
+        job("x1", 0.0, 10.0, 1, "queue = \"q\""),
+        job("x2", 0.0, 20.0, 2, "queue = \"q\""),
+        elastic("e", 0.0, 100.0, 1, 4, "queue = \"q\""),
+        job("y", 1.0, 10.0, 3, "queue = \"q\""),
+    ];
+    let head = "[[queue]]\nname = \"q\"\nquota = { gpus = 4 }\n[policy]\nresize_interval = 5\n";
+    let outcome = run(&[node(8), head.to_owned(), jobs.concat()].concat());
+    assert_eq!(outcome.attempts("y")[0].0, 20.0, "{:?}", outcome.attempts("e"));
+}
+
 /// One GPU under least attained service, whose levels end at 100 and 400 GPU-seconds.
 fn least_attained(jobs: &[String]) -> Outcome {
     let head = "[[queue]]\nname = \"q\"\ndiscipline = \"las\"\n[policy]\nlas_threshold_seconds = 100\n";
