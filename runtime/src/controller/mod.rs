@@ -399,16 +399,13 @@ impl Controller {
         self.effects.planned = true;
         self.plan_at = plan.wake.filter(|&at| at > now).into_iter().chain(self.plan_at).min();
         for (id, reason) in plan.reasons {
-            let mut reason = Reason::new(reason.code.as_str(), told(&reason, now));
+            let reason = self.reason_of(now, id, &reason);
             if self.groups.get(id).is_some() {
                 self.group_reason(id, &reason);
             } else if let Some(sweep) = self.sweeps.slot(id) {
                 self.slot_reason(sweep, &reason);
                 continue;
             } else if let Some(live) = self.jobs.get_mut(&id) {
-                if let Some(name) = &live.job.spec.gang.group {
-                    reason.text = format!("in the placement group `{name}`: {}", reason.text);
-                }
                 live.job.reason = reason.clone();
             }
             self.effects.reasons.push((id, reason));
@@ -432,6 +429,27 @@ impl Controller {
             let placed = self.place(now, id, &bundles);
             assert!(placed, "the scheduler placed {id} over what is free");
         }
+    }
+
+    /// What is told of a job or a group that waits.
+    fn reason_of(&self, now: Time, id: JobId, reason: &phalanx_scheduler::Reason) -> Reason {
+        let group = self.jobs.get(&id).and_then(|live| live.job.spec.gang.group.as_ref());
+        let text = match group {
+            Some(name) => format!("in the placement group `{name}`: {}", told(reason, now)),
+            None => told(reason, now),
+        };
+        Reason::new(reason.code.as_str(), text)
+    }
+
+    /// Why a job or a group waits for its place, with the numbers of this moment; `None` where it does not.
+    pub fn explain(&self, now: Time, id: JobId) -> Option<Reason> {
+        let group = self.jobs.get(&id).and_then(|live| live.job.group);
+        let (cluster, queue) = match group {
+            None => (&self.cluster, &self.queue),
+            Some(group) => self.groups.get(group).map(|live| (&live.ground.cluster, &live.ground.queue))?,
+        };
+        let reason = phalanx_scheduler::explain(cluster, queue, id)?;
+        Some(self.reason_of(now, id, &reason))
     }
 
     /// Ends an attempt for a resize: all of it goes on elsewhere, as a new attempt from its checkpoint.

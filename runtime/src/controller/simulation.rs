@@ -687,6 +687,12 @@ impl World {
             let starts = self.dice.up_to(Duration::from_millis(50));
             if launch.trial.is_some() {
                 self.after(starts, Step::RankStarts { node: node.clone(), incarnation, attempt, rank });
+                // Rank 0 may be over before the link to this node brought the launch.
+                if self.ended_well.contains(&(attempt, 0)) {
+                    let ends = starts + Duration::from_millis(5);
+                    let node = node.clone();
+                    self.after(ends, Step::RankEnds { node, incarnation, attempt, rank, code: 0 });
+                }
                 continue;
             }
             let code = if self.dice.chance(8) { 3 } else { 0 };

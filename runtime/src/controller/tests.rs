@@ -712,3 +712,20 @@ fn least_attained_service_gives_way_in_its_queue() {
     scene.restart();
     assert_eq!(scene.controller.queue.get(old).unwrap().preemptions, 1);
 }
+
+#[test]
+fn a_reason_has_the_numbers_of_the_moment_it_is_asked_for() {
+    let mut scene = Scene::new(&["a"]);
+    let [first, second] = [(); 2].map(|()| scene.submit(""));
+    let waits = scene.submit("[gang]\nworkers = 2\n");
+    let explained = |scene: &Scene| scene.controller.explain(scene.now, waits).unwrap().text;
+    let text = explained(&scene);
+    assert!(text.contains("0 CPU free") && text.contains(&first.to_string()), "{text}");
+    scene.run_ranks("a", first, 0..1);
+    scene.exit("a", first, 0, 0, false);
+    scene.gone("a", first);
+    let text = explained(&scene);
+    assert!(text.contains("1 CPU free") && !text.contains(&first.to_string()), "{text}");
+    assert!(text.contains(&format!("held by {second}")), "{text}");
+    assert!(scene.controller.explain(scene.now, second).is_none());
+}

@@ -16,7 +16,7 @@ use crate::protocol::{AgentEvent, Command, Hello};
 use crate::store::{StoreError, Write};
 use phalanx_core::spec::{QueueSpec, SchedulingSpec};
 use phalanx_core::{
-    Group, GroupName, GroupSpec, Job, JobId, JobState, NewEvent, NodeName, Sweep, SweepId, Time,
+    Group, GroupName, GroupSpec, Job, JobId, JobState, NewEvent, NodeName, Reason, Sweep, SweepId, Time,
 };
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -63,6 +63,8 @@ pub(super) enum Input {
     Left { node: NodeName, session: u64 },
     /// What happened on a node; its records are committed already.
     Happened { node: NodeName, session: u64, events: Vec<AgentEvent>, through: u64 },
+    /// Why a job or a group waits, with the numbers of this moment.
+    Explain(JobId, oneshot::Sender<Option<Reason>>),
     /// Every queue with what is in it.
     Queues(oneshot::Sender<Vec<QueueStatus>>),
     /// A change of queues over the API.
@@ -217,6 +219,9 @@ impl Control {
                 Input::Group(ask, actor, answer) => requests.push(Asked::Group(ask, actor, answer)),
                 Input::Sweep(ask, actor, answer) => requests.push(Asked::Sweep(ask, actor, answer)),
                 Input::Nodes(answer) => drop(answer.send(self.node_status())),
+                Input::Explain(id, answer) => {
+                    drop(answer.send(self.controller.explain(self.clock.now(), id)));
+                }
                 Input::Queues(answer) => drop(answer.send(self.controller.queue_status())),
                 Input::ChangeQueues(change, actor, answer) => changes.push((change, actor, answer)),
                 Input::Drain { node, drain, actor, to } => drains.push((node, drain, actor, to)),
@@ -291,6 +296,7 @@ impl Control {
             | Input::Sweep(..)
             | Input::Asking { .. }
             | Input::Nodes(_)
+            | Input::Explain(..)
             | Input::Queues(_)
             | Input::ChangeQueues(..)
             | Input::Drain { .. }

@@ -111,11 +111,15 @@ impl Handle {
             groups.by_name.get(name).and_then(|id| groups.by_id.get(id)).cloned()
         };
         let group = find().ok_or_else(|| Error::UnknownGroup(name.clone()))?;
-        let group = self.shared.with_group_reason((*group).clone());
+        let mut group = self.shared.with_group_reason((*group).clone());
         match wait {
-            Some(wait) => Ok(self.await_group(group, wait).await),
-            None => Ok(group),
+            Some(wait) => return Ok(self.await_group(group, wait).await),
+            None if matches!(group.state, GroupState::Pending | GroupState::Repairing) => {
+                group.reason = self.explain(group.id).await.unwrap_or(group.reason);
+            }
+            None => {}
         }
+        Ok(group)
     }
 
     /// Groups with numbers below `before`, the newest first; of one namespace, or of all.

@@ -296,9 +296,22 @@ impl Handle {
         self.ask(request).await
     }
 
-    /// One job.
+    /// One job; where it waits, with the reason of this moment.
     pub async fn job(&self, id: JobId) -> Result<Job, Error> {
-        self.shared.job(id).await
+        let mut job = self.shared.job(id).await?;
+        if job.state.is_waiting()
+            && let Some(reason) = self.explain(id).await
+        {
+            job.reason = reason;
+        }
+        Ok(job)
+    }
+
+    /// Why a job or a group waits at this moment; `None` where it does not, or nobody decides.
+    pub(super) async fn explain(&self, id: JobId) -> Option<Reason> {
+        let (answer, answered) = oneshot::channel();
+        self.inbox().ok()?.send(Input::Explain(id, answer)).await.ok()?;
+        answered.await.ok()?
     }
 
     /// Jobs with ids below `before`, the newest first; all of them, or only those that are not over.
