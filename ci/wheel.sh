@@ -65,5 +65,7 @@ if [ "${1-}" = --from-source ]; then
     # Into the same target folder, where what it depends on is built already.
     CARGO_TARGET_DIR=$target "$work/build/bin/pip" wheel --quiet --no-deps --wheel-dir "$work/again" "$target"/wheels/phalanx-*.tar.gz
     ls -l "$work/again"
+    # It leaves a copy there, and two wheels of one version are one too many for pip.
+    rm -f "$target"/wheels/phalanx-*-linux_x86_64.whl
 fi
 echo "wheel: ok"

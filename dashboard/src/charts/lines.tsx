@@ -6,6 +6,9 @@ import { duration, moment, num } from "../state/format";
 import { lowerBound } from "../state/series";
 import { dark, ink } from "../state/theme";
 
+/** Distances of the marks of steps and trials: there is nothing between two of them. */
+const WHOLE = Array.from({ length: 45 }, (_, at) => [1, 2, 5][at % 3]! * 10 ** Math.floor(at / 3));
+
 export interface Line {
   label: string;
   colour: string;
@@ -127,7 +130,7 @@ class Chart {
       },
       scales: { x: { time: axis === "time" }, y: { distr: log ? 3 : 1 } },
       axes: [
-        { ...style, size: 28, space: 70, ...(axis === "time" ? {} : { values: (_: uPlot, ticks: number[]) => ticks.map((t) => (axis === "relative" ? duration(t * 1000) : num(t, 6))) }) },
+        { ...style, size: 28, space: 70, ...(axis === "step" ? { incrs: WHOLE } : {}), ...(axis === "time" ? {} : { values: (_: uPlot, ticks: number[]) => ticks.map((t) => (axis === "relative" ? duration(t * 1000) : num(t, 6))) }) },
         { ...style, size: 52, space: 34, values: (_: uPlot, ticks: number[]) => ticks.map((t) => (t == null ? "" : num(t, 4))) },
       ],
       series: [{}, ...this.lines.map((each) => this.series(each))],
@@ -146,7 +149,8 @@ class Chart {
       width: line.dots ? 0 : (line.width ?? (line.faint ? 1 : 1.5)),
       alpha: line.faint ? 0.22 : 1,
       spanGaps: true,
-      points: line.dots ? { show: true, ...dots } : { show: line.x.length === 1, ...dots },
+      // One point alone has no line; there may be more of them later.
+      points: { show: line.dots ? true : (_: uPlot, at: number) => this.lines[at - 1]?.x.length === 1, ...dots },
       ...(line.dots ? { paths: () => null } : {}),
       ...(line.stairs ? { paths: uPlot.paths.stepped!({ align: 1 }) } : {}),
     };
