@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use phalanx_trainer::{
-    Activation, Batch, Cnn, CnnSpec, Dataset, Environment, Error, Loss, Mlp, Model, Norm, Sample, Targets,
-    Tensor, Transformer, TransformerSpec, WorkerSpec, Write, run_on,
+    Activation, Batch, Cnn, CnnSpec, Dataset, Environment, Error, Gradient, Loss, Mlp, Model, Norm, Sample,
+    Targets, Tensor, Transformer, TransformerSpec, WorkerSpec, Write, run_on,
 };
 
 type Failed = Box<dyn std::error::Error>;
@@ -176,6 +176,19 @@ impl Model for Timed {
     ) -> Result<f64, Error> {
         let begun = Instant::now();
         let loss = self.model.forward_backward(batch, scale, gradient, write)?;
+        let _ = self.passes.send((begun, Instant::now())); // nobody may listen
+        Ok(loss)
+    }
+
+    fn forward_backward_in_parts(
+        &mut self,
+        batch: &Batch,
+        scale: f32,
+        gradient: &mut dyn Gradient,
+        write: Write,
+    ) -> Result<f64, Error> {
+        let begun = Instant::now();
+        let loss = self.model.forward_backward_in_parts(batch, scale, gradient, write)?;
         let _ = self.passes.send((begun, Instant::now())); // nobody may listen
         Ok(loss)
     }

@@ -144,6 +144,24 @@ fn every_command_of_the_guide_to_training_works() {
 }
 
 #[test]
+fn every_command_of_the_language_model_works() {
+    let blocks = blocks(&fs::read_to_string(root().join("examples/charlm/README.md")).unwrap());
+    assert!(blocks.len() == 2 && blocks.iter().all(|block| block.mark.is_some()), "every block is executed");
+    tour("examples/charlm/README.md", &blocks);
+}
+
+/// Fetches its digits from npm's registry.
+#[test]
+fn every_command_of_the_digits_by_convolution_works() {
+    if !["npm", "node"].iter().all(|tool| Command::new(tool).arg("--version").output().is_ok()) {
+        return eprintln!("skipped: npm and node are not installed");
+    }
+    let blocks = blocks(&fs::read_to_string(root().join("examples/mnist_cnn/README.md")).unwrap());
+    assert!(blocks.len() == 1 && blocks[0].mark.is_some(), "every block is executed");
+    tour("examples/mnist_cnn/README.md", &blocks);
+}
+
+#[test]
 fn every_command_of_the_guide_to_sweeps_works() {
     let guide = fs::read_to_string(root().join("docs/sweeps.md")).unwrap();
     let blocks = blocks(&guide);

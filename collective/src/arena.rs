@@ -68,7 +68,18 @@ impl Arena {
     }
 }
 
-/// Who gets a buffer's memory back.
+/// A buffer's memory, shared by the parts that it was split into; it goes back when the last of them does.
+struct Memory {
+    data: NonNull<u8>,
+    owner: Owner,
+}
+
+// SAFETY: this only frees the memory, once, from whichever thread drops the last part.
+unsafe impl Send for Memory {}
+// SAFETY: as above; nothing is reached through a shared one.
+unsafe impl Sync for Memory {}
+
+/// Who gets it back.
 enum Owner {
     Heap(Layout),
     Arena {
@@ -82,11 +93,12 @@ enum Owner {
 
 /// A buffer of `len` elements, zeroed at first, that the direct path can reduce without a copy.
 ///
-/// It dereferences to a slice. It may outlive its communicator.
+/// It dereferences to a slice. It may outlive its communicator, and be [split](Self::split_off) into parts that are reduced
+/// one by one.
 pub struct ArenaBuffer<T: Element> {
     data: NonNull<T>,
     len: usize,
-    owner: Owner,
+    memory: Arc<Memory>,
 }
 
 // SAFETY: the buffer owns its memory in this process; elements are plain data.
@@ -95,6 +107,38 @@ unsafe impl<T: Element> Send for ArenaBuffer<T> {}
 unsafe impl<T: Element> Sync for ArenaBuffer<T> {}
 
 impl<T: Element> ArenaBuffer<T> {
+    fn whole(data: NonNull<T>, len: usize, owner: Owner) -> Self {
+        ArenaBuffer { data, len, memory: Arc::new(Memory { data: data.cast(), owner }) }
+    }
+
+    /// Cuts the elements from `at` on off into a buffer of their own, without a copy.
+    ///
+    /// # Panics
+    /// If `at` is beyond the end.
+    #[must_use = "what is cut off is no longer in the buffer"]
+    pub fn split_off(&mut self, at: usize) -> ArenaBuffer<T> {
+        assert!(at <= self.len, "split at {at} of {} elements", self.len);
+        // SAFETY: `at` is at most the length, so that the pointer stays within the memory or right behind it.
+        let data = unsafe { self.data.add(at) };
+        let rest = ArenaBuffer { data, len: self.len - at, memory: self.memory.clone() };
+        self.len = at;
+        rest
+    }
+
+    /// Puts a part that was [cut off](Self::split_off) right behind these elements back.
+    ///
+    /// # Panics
+    /// If it is not that part.
+    pub fn unsplit(&mut self, rest: ArenaBuffer<T>) {
+        // SAFETY: the length is within the memory, as above.
+        let end = unsafe { self.data.add(self.len) };
+        assert!(
+            Arc::ptr_eq(&self.memory, &rest.memory) && end == rest.data,
+            "the part is not the one that was cut off here"
+        );
+        self.len += rest.len;
+    }
+
     fn bytes_of(len: usize) -> Result<usize> {
         len.checked_mul(size_of::<T>())
             .and_then(|bytes| bytes.checked_next_multiple_of(BUFFER_ALIGN))
@@ -108,7 +152,7 @@ impl<T: Element> ArenaBuffer<T> {
     pub(crate) fn on_heap(len: usize) -> Result<Self> {
         let bytes = Self::bytes_of(len)?;
         if bytes == 0 {
-            return Ok(ArenaBuffer { data: NonNull::dangling(), len, owner: Owner::Nobody });
+            return Ok(ArenaBuffer::whole(NonNull::dangling(), len, Owner::Nobody));
         }
         // The allocator promises more than there is, and the first touch would end the process.
         if bytes > LARGE_BYTES
@@ -124,13 +168,13 @@ impl<T: Element> ArenaBuffer<T> {
         let data = unsafe { alloc_zeroed(layout) };
         let what = || format!("allocating a buffer of {bytes} bytes");
         let data = NonNull::new(data.cast()).ok_or_else(|| Error::system(what(), "out of memory"))?;
-        Ok(ArenaBuffer { data, len, owner: Owner::Heap(layout) })
+        Ok(ArenaBuffer::whole(data, len, Owner::Heap(layout)))
     }
 
     pub(crate) fn in_arena(arena: &Arc<Arena>, len: usize) -> Result<Self> {
         let bytes = Self::bytes_of(len)?;
         if bytes == 0 {
-            return Ok(ArenaBuffer { data: NonNull::dangling(), len, owner: Owner::Nobody });
+            return Ok(ArenaBuffer::whole(NonNull::dangling(), len, Owner::Nobody));
         }
         let offset = arena.take(bytes)?;
         // SAFETY: the piece lies within the arena, is aligned, and is ours alone in this process until given back; every
@@ -140,15 +184,15 @@ impl<T: Element> ArenaBuffer<T> {
             data.write_bytes(0, bytes);
             data.cast()
         };
-        Ok(ArenaBuffer { data, len, owner: Owner::Arena { arena: arena.clone(), offset, bytes } })
+        Ok(ArenaBuffer::whole(data, len, Owner::Arena { arena: arena.clone(), offset, bytes }))
     }
 }
 
-impl<T: Element> Drop for ArenaBuffer<T> {
+impl Drop for Memory {
     fn drop(&mut self) {
         match &self.owner {
             // SAFETY: allocated with this layout in `on_heap`.
-            Owner::Heap(layout) => unsafe { dealloc(self.data.as_ptr().cast(), *layout) },
+            Owner::Heap(layout) => unsafe { dealloc(self.data.as_ptr(), *layout) },
             Owner::Arena { arena, offset, bytes } => arena.give_back(*offset, *bytes),
             Owner::Nobody => {}
         }
@@ -201,6 +245,32 @@ mod tests {
         drop(b);
         let whole = ArenaBuffer::<u8>::in_arena(&arena, 1024).unwrap();
         assert!(whole.iter().all(|&v| v == 0));
+    }
+
+    #[test]
+    fn parts_are_the_same_memory_and_go_back_together() {
+        let arena = arena(1024);
+        let mut front = ArenaBuffer::<f32>::in_arena(&arena, 100).unwrap();
+        front.iter_mut().enumerate().for_each(|(at, value)| *value = at as f32);
+        let mut back = front.split_off(60);
+        let middle = front.split_off(40);
+        back.fill(7.0);
+        assert_eq!((front.len(), middle[19], back.len()), (40, 59.0, 40));
+        front.unsplit(middle);
+        assert_eq!((front.len(), front[59]), (60, 59.0));
+        drop(front);
+        assert!(ArenaBuffer::<u8>::in_arena(&arena, 1024).is_err(), "a part still holds the memory");
+        drop(back);
+        assert!(ArenaBuffer::<u8>::in_arena(&arena, 1024).is_ok());
+    }
+
+    #[test]
+    #[should_panic(expected = "not the one that was cut off here")]
+    fn a_part_of_another_buffer_is_refused() {
+        let (mut one, mut other) =
+            (ArenaBuffer::<f32>::on_heap(8).unwrap(), ArenaBuffer::<f32>::on_heap(8).unwrap());
+        let _own = one.split_off(4);
+        one.unsplit(other.split_off(4));
     }
 
     #[test]

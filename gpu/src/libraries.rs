@@ -31,6 +31,23 @@ pub fn cuda_driver() -> Result<String, String> {
     Ok(format!("{}.{}", version / 1000, version % 1000 / 10))
 }
 
+/// Loads the part of libtorch that computes on GPUs, for as long as the process lives. Nothing of a program refers to it, so
+/// that the linker leaves it out, and without it libtorch sees no GPU.
+///
+/// # Errors
+/// The loader's message, with what to do.
+pub fn load_libtorch_cuda() -> Result<(), String> {
+    use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+    // SAFETY: loading runs the library's constructors, which register its kernels with the libtorch that the process has
+    // already loaded.
+    let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
+    let library = library.map_err(|error| {
+        format!("{}; put the folder of a libtorch with CUDA on LD_LIBRARY_PATH", loader_says(error))
+    })?;
+    std::mem::forget(library);
+    Ok(())
+}
+
 /// nccl.h: `10000 * major + 100 * minor + patch` since 2.9, with 1000 in place of 10000 before.
 fn nccl_version(version: c_int) -> String {
     let major = if version >= 10_000 { 10_000 } else { 1000 };

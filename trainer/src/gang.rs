@@ -1,83 +1,56 @@
 //! The gang as a rank sees it: where its part of a batch begins, and how gradients and scores meet.
 
 use crate::Error;
+use crate::bucket::{HEAD_LEN, Head, InFlight, buckets};
 use crate::environment::Environment;
+use crate::model::Tensor;
 use crate::optimizer::squared_norm;
-use phalanx_collective::{ArenaBuffer, Communicator, Config, ReduceOp, shard_range};
+use phalanx_collective::{ArenaBuffer, Communicator, Config, ReduceOp, Transport};
 use std::ops::Range;
 use std::time::Duration;
 
-/// Values of a bucket, the piece of the gradient that is reduced at once: 25 MiB, as in PyTorch's DDP (Li et al. 2020).
-const BUCKET_LEN: usize = (25 << 20) / size_of::<f32>();
-/// Values of the first bucket, small so that reducing can begin early: 1 MiB.
-const FIRST_BUCKET_LEN: usize = (1 << 20) / size_of::<f32>();
 /// Room in the arena beside the gradient, for alignment.
 const ARENA_SLACK_BYTES: usize = 4096;
 /// How long a rank that has lost another one waits before it ends: the agent is to see first the death that started it.
 const MOURNING: Duration = Duration::from_millis(200);
 
-/// What travels at the end of a gradient, so that one reduction serves for all.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Tail {
-    /// The mean loss over the global batch.
-    pub(crate) loss: f32,
-    /// Whether any rank was asked to stop.
-    pub(crate) stop: bool,
-}
-
-/// Values of a [`Tail`] in the buffer: the loss, then the stops.
-pub(crate) const TAIL_LEN: usize = 2;
-
-/// The pieces of a buffer that are reduced one after the other.
-fn buckets(len: usize) -> impl Iterator<Item = Range<usize>> {
-    let mut start = 0;
-    std::iter::from_fn(move || {
-        let size = if start == 0 { FIRST_BUCKET_LEN } else { BUCKET_LEN };
-        let bucket = start..(start + size).min(len);
-        start = bucket.end;
-        (!bucket.is_empty()).then_some(bucket)
-    })
-}
-
-/// This rank's slices of so many parameters, one of each bucket, when the optimizer is shared out (ZeRO-1, Rajbhandari et
-/// al. 2020).
-pub(crate) fn own_slices(parameters: usize, rank: usize, world: usize) -> Vec<Range<usize>> {
-    let slice = |bucket: Range<usize>| {
-        let own = shard_range(bucket.len(), world, rank);
-        bucket.start + own.start..bucket.start + own.end
-    };
-    buckets(parameters).map(slice).collect()
-}
-
 /// This rank among the others.
 pub(crate) struct Gang {
     communicator: Communicator,
     rank: u32,
+    /// The pieces in which gradients are reduced.
+    buckets: Vec<Range<usize>>,
+    /// Whether they are while the way back still computes.
+    overlap: bool,
 }
 
 impl Gang {
-    /// Meets the others. Ranks whose `fingerprint` differs are refused.
+    /// Meets the others. Ranks whose `fingerprint` differs are refused. Without `overlap` it is as it pays.
     pub(crate) fn meet(
         environment: &Environment,
         fingerprint: String,
-        parameters: usize,
+        tensors: &[Tensor],
+        overlap: Option<bool>,
     ) -> Result<Gang, Error> {
         let rank = environment.rank;
+        let buckets = buckets(tensors);
         if environment.world == 1 {
-            return Ok(Gang { communicator: Communicator::solo(), rank });
+            return Ok(Gang { communicator: Communicator::solo(), rank, buckets, overlap: false });
         }
+        let parameters = buckets.first().map_or(0, |last| last.end);
         let config = Config {
             epoch: environment.attempt,
             master_addr: environment.master_addr.clone(),
             master_port: environment.master_port,
             fingerprint,
             flight_dir: environment.scratch.clone(),
-            arena_bytes: (parameters + TAIL_LEN) * size_of::<f32>() + ARENA_SLACK_BYTES,
+            arena_bytes: (parameters + HEAD_LEN) * size_of::<f32>() + ARENA_SLACK_BYTES,
             ..Config::new(rank as usize, environment.world as usize)
         };
         let communicator =
             Communicator::connect(config).map_err(|source| Error::Collective { rank, source })?;
-        Ok(Gang { communicator, rank })
+        let overlap = overlap.unwrap_or_else(|| overlap_pays(&communicator));
+        Ok(Gang { communicator, rank, buckets, overlap })
     }
 
     pub(crate) fn rank(&self) -> u64 {
@@ -88,40 +61,53 @@ impl Gang {
         self.communicator.world() as u64
     }
 
-    /// A buffer for the gradient and its tail, where peers can reach it.
+    /// A buffer for the gradient and its head, where peers can reach it.
     pub(crate) fn gradient_buffer(&self, parameters: usize) -> Result<ArenaBuffer<f32>, Error> {
-        self.communicator.arena_alloc(parameters + TAIL_LEN).map_err(|source| self.fail(source))
+        self.communicator.arena_alloc(HEAD_LEN + parameters).map_err(|source| self.fail(source))
     }
 
-    /// Sums a gradient whose last values are this rank's share of the tail over all ranks; also says its sum of squares.
-    pub(crate) fn reduce(&mut self, gradient: &mut [f32]) -> Result<(Tail, f64), Error> {
+    /// A gradient that is about to be computed. With `overlap` its buckets may leave as they are finished.
+    pub(crate) fn flight<'a>(
+        &'a mut self,
+        gradient: &'a mut ArenaBuffer<f32>,
+        overlap: bool,
+    ) -> InFlight<'a> {
+        let communicator = (self.overlap && overlap).then_some(&mut self.communicator);
+        InFlight::new(gradient, &self.buckets, communicator)
+    }
+
+    /// Sums a gradient and its head over all ranks, but for the first buckets that [landed](InFlight::land).
+    pub(crate) fn reduce(&mut self, gradient: &mut [f32], landed: usize) -> Result<Head, Error> {
         if self.world() > 1 {
-            for bucket in buckets(gradient.len()) {
-                let reduced = self.communicator.allreduce(&mut gradient[bucket], ReduceOp::Sum);
+            for bucket in &self.buckets[landed..] {
+                let start = if bucket.start == 0 { 0 } else { HEAD_LEN + bucket.start };
+                let bucket = &mut gradient[start..HEAD_LEN + bucket.end];
+                let reduced = self.communicator.allreduce(bucket, ReduceOp::Sum);
                 reduced.map_err(|source| self.fail(source))?;
             }
         }
-        let (gradient, tail) = gradient.split_at(gradient.len() - TAIL_LEN);
-        Ok((Tail { loss: tail[0], stop: tail[1] > 0.0 }, squared_norm(gradient)))
+        Ok(Head::read(gradient))
     }
 
-    /// The same, but each rank is left with the sum in its [own slices](own_slices) only.
-    pub(crate) fn reduce_own(&mut self, gradient: &mut [f32]) -> Result<(Tail, f64), Error> {
-        let (gradient, tail) = gradient.split_at_mut(gradient.len() - TAIL_LEN);
-        let mut sums = [f64::from(tail[0]), f64::from(tail[1]), 0.0];
-        for bucket in buckets(gradient.len()) {
-            let bucket = &mut gradient[bucket];
+    /// The same, but each rank is left with the sum in its [own slices](crate::bucket::own_slices) only. Also says the
+    /// whole gradient's sum of squares.
+    pub(crate) fn reduce_own(&mut self, gradient: &mut [f32]) -> Result<(Head, f64), Error> {
+        let mut sums = vec![0.0];
+        for bucket in &self.buckets {
+            let bucket = &mut gradient[HEAD_LEN + bucket.start..HEAD_LEN + bucket.end];
             let own = self.communicator.reduce_scatter(bucket, ReduceOp::Sum);
-            sums[2] += squared_norm(&bucket[own.map_err(|source| self.fail(source))?]);
+            sums[0] += squared_norm(&bucket[own.map_err(|source| self.fail(source))?]);
         }
+        sums.extend(gradient[..HEAD_LEN].iter().map(|&value| f64::from(value)));
         self.sum(&mut sums)?;
-        Ok((Tail { loss: sums[0] as f32, stop: sums[1] > 0.0 }, sums[2]))
+        let head: Vec<f32> = sums[1..].iter().map(|&sum| sum as f32).collect();
+        Ok((Head::read(&head), sums[0]))
     }
 
     /// Puts every rank's own slices of `values` together.
     pub(crate) fn gather(&mut self, values: &mut [f32]) -> Result<(), Error> {
-        for bucket in buckets(values.len()) {
-            let gathered = self.communicator.allgather(&mut values[bucket]);
+        for bucket in &self.buckets {
+            let gathered = self.communicator.allgather(&mut values[bucket.clone()]);
             gathered.map_err(|source| self.fail(source))?;
         }
         Ok(())
@@ -149,7 +135,7 @@ impl Gang {
         parted.map_err(|source| self.fail(source))
     }
 
-    fn fail(&self, source: phalanx_collective::Error) -> Error {
+    pub(crate) fn fail(&self, source: phalanx_collective::Error) -> Error {
         if matches!(source, phalanx_collective::Error::PeerLost { .. }) {
             std::thread::sleep(MOURNING);
         }
@@ -157,23 +143,15 @@ impl Gang {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn own_slices_share_all_parameters_out() {
-        for parameters in [1, 7, FIRST_BUCKET_LEN, FIRST_BUCKET_LEN + 5, FIRST_BUCKET_LEN + BUCKET_LEN + 11] {
-            for world in [1, 2, 3] {
-                let mut all: Vec<Range<usize>> =
-                    (0..world).flat_map(|rank| own_slices(parameters, rank, world)).collect();
-                all.sort_unstable_by_key(|slice| (slice.start, slice.end));
-                let end = all.iter().fold(0, |end, slice| {
-                    assert_eq!(slice.start, end);
-                    slice.end
-                });
-                assert_eq!(end, parameters);
-            }
+/// Whether reducing pays while the way back still computes: between hosts, where it is mostly waiting, and on a host with a
+/// core to spare for each rank. Where all cores compute, what one thread gains another loses.
+fn overlap_pays(communicator: &Communicator) -> bool {
+    match communicator.transport() {
+        Transport::Solo => false,
+        Transport::Tcp | Transport::Hosts => true,
+        Transport::Shm | Transport::Nccl => {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            cores >= communicator.world() * (rayon::current_num_threads() + 1)
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use crate::Error;
 use crate::data::{Batch, Dataset};
-use crate::gang::TAIL_LEN;
-use crate::model::{Model, Write};
+use crate::model::{Gradient, Model, Write};
 use crate::sampler::{Position, Sampler, part_of};
+use crate::usage::Usage;
 use phalanx_core::spec::LOGICAL_SHARDS;
 use std::ops::Range;
 
@@ -26,6 +26,8 @@ pub(crate) struct Worker {
     seed: u64,
     rows: Vec<u32>,
     batch: Batch,
+    /// Which tensors the last step's loss depended on.
+    pub(crate) usage: Usage,
     /// One buffer for every level of the tree but the root.
     levels: Vec<Vec<f32>>,
 }
@@ -45,58 +47,71 @@ impl Worker {
             Cut::Rounds(_) => 0,
             Cut::Shards => (u64::from(LOGICAL_SHARDS) / world).ilog2() as usize,
         };
-        let levels = vec![vec![0.0; parameters + TAIL_LEN]; levels];
-        Worker { rank, world, cut, seed, rows: Vec::new(), batch: Batch::default(), levels }
+        let levels = vec![vec![0.0; parameters]; levels];
+        Worker {
+            rank,
+            world,
+            cut,
+            seed,
+            rows: Vec::new(),
+            batch: Batch::default(),
+            usage: Usage::default(),
+            levels,
+        }
     }
 
-    /// Writes this rank's part of the mean gradient of the global batch to `out`, and after it its part of the mean loss
-    /// and 0 for the stop flag.
-    pub(crate) fn compute(&mut self, mut task: Task<'_>, out: &mut [f32]) -> Result<(), Error> {
+    /// Writes this rank's part of the mean gradient of the global batch to `out` and returns its part of the mean loss.
+    pub(crate) fn compute(&mut self, mut task: Task<'_>, out: &mut dyn Gradient) -> Result<f32, Error> {
         let places = task.sampler.batch(task.position);
         let targets = (places.end - places.start) as usize * task.data.targets_per_sample();
         let scale = 1.0 / targets as f32;
+        self.usage.begin();
         match self.cut {
             Cut::Rounds(rounds) => {
                 let own = part_of(&places, self.rank, self.world);
                 let mut loss = 0.0;
                 for round in 0..rounds {
                     let write = if round == 0 { Write::Set } else { Write::Add };
-                    loss += self.pass(&mut task, part_of(&own, round, rounds), scale, out, write)?;
+                    let part = part_of(&own, round, rounds);
+                    loss += match round + 1 == rounds {
+                        true => self.pass(&mut task, part, scale, out, write)?,
+                        // Nothing is finished before the last round.
+                        false => self.pass(&mut task, part, scale, &mut out.open(), write)?,
+                    };
                 }
-                end(out, (loss * f64::from(scale)) as f32);
+                Ok((loss * f64::from(scale)) as f32)
             }
             Cut::Shards => {
                 let share = u64::from(LOGICAL_SHARDS) / self.world;
                 let mut levels = std::mem::take(&mut self.levels);
                 let shards = self.rank * share..(self.rank + 1) * share;
-                self.fold(&mut task, shards, &places, scale, out, &mut levels)?;
+                let loss = self.fold(&mut task, shards, &places, scale, out.open(), &mut levels)?;
                 self.levels = levels;
+                Ok(loss)
             }
         }
-        Ok(())
     }
 
-    /// Folds the gradients of `shards`, a power of two of them, into `out`.
+    /// Folds the gradients of `shards`, a power of two of them, into `out`, and their losses into what it returns.
     fn fold(
         &mut self,
         task: &mut Task<'_>,
         shards: Range<u64>,
         places: &Range<u64>,
         scale: f32,
-        out: &mut [f32],
+        mut out: &mut [f32],
         levels: &mut [Vec<f32>],
-    ) -> Result<(), Error> {
+    ) -> Result<f32, Error> {
         let Some((right, below)) = levels.split_first_mut() else {
             let part = part_of(places, shards.start, u64::from(LOGICAL_SHARDS));
-            let loss = self.pass(task, part, scale, out, Write::Set)?;
-            end(out, (loss * f64::from(scale)) as f32);
-            return Ok(());
+            let loss = self.pass(task, part, scale, &mut out, Write::Set)?;
+            return Ok((loss * f64::from(scale)) as f32);
         };
         let middle = shards.start.midpoint(shards.end);
-        self.fold(task, shards.start..middle, places, scale, out, below)?;
-        self.fold(task, middle..shards.end, places, scale, right, below)?;
+        let loss = self.fold(task, shards.start..middle, places, scale, out, below)?
+            + self.fold(task, middle..shards.end, places, scale, right, below)?;
         out.iter_mut().zip(&*right).for_each(|(left, right)| *left += right);
-        Ok(())
+        Ok(loss)
     }
 
     /// The gradient of the samples at `places`; no samples have loss 0 and gradient 0.
@@ -105,7 +120,7 @@ impl Worker {
         task: &mut Task<'_>,
         places: Range<u64>,
         scale: f32,
-        out: &mut [f32],
+        out: &mut dyn Gradient,
         write: Write,
     ) -> Result<f64, Error> {
         let epoch = task.position.epoch;
@@ -113,20 +128,15 @@ impl Worker {
         for row in &mut self.rows {
             *row = task.data.training[*row as usize];
         }
-        let parameters = out.len() - TAIL_LEN;
-        let gradient = &mut out[..parameters];
         if self.rows.is_empty() {
             if write == Write::Set {
-                gradient.fill(0.0);
+                out.open().fill(0.0);
             }
             return Ok(0.0);
         }
         task.data.fill(&self.rows, Some((self.seed, epoch)), &mut self.batch)?;
-        task.model.forward_backward(&self.batch, scale, gradient, write)
+        let loss = task.model.forward_backward_in_parts(&self.batch, scale, out, write)?;
+        self.usage.note(task.model.unused());
+        Ok(loss)
     }
-}
-
-fn end(out: &mut [f32], loss: f32) {
-    let at = out.len() - TAIL_LEN;
-    out[at..].copy_from_slice(&[loss, 0.0]);
 }

@@ -19,6 +19,9 @@
 //! service.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+#[cfg(any(feature = "burn", feature = "candle", feature = "tch"))]
+pub mod adapter;
+mod bucket;
 mod checkpoint;
 mod data;
 mod environment;
@@ -35,12 +38,13 @@ mod report;
 mod run;
 mod sampler;
 mod schedule;
+mod usage;
 
 pub use data::{Batch, CellProblem, DataError, Dataset, Sample, Targets};
 pub use environment::Environment;
 pub use error::Error;
 pub use evaluate::Judgement;
-pub use model::{Cnn, Mlp, Model, Tensor, Transformer, Write};
+pub use model::{Cnn, Gradient, Mlp, Model, Tensor, Transformer, Write};
 pub use phalanx_core::spec::{Activation, CnnSpec, Loss, Norm, TransformerSpec, WorkerSpec};
 pub use run::{Outcome, run, run_model, run_on};
 

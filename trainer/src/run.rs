@@ -1,11 +1,12 @@
 //! One rank's training, from the specification to the last step.
 
 use crate::Error;
+use crate::bucket::{HEAD_LEN, Head, buckets, own_slices};
 use crate::checkpoint::{self, Destination, Loaded, State, Writer};
 use crate::data::Dataset;
 use crate::environment::Environment;
 use crate::evaluate::{Judgement, judge};
-use crate::gang::{Gang, own_slices};
+use crate::gang::Gang;
 use crate::gradient::{Cut, Task, Worker};
 use crate::model::{self, Model};
 use crate::optimizer::{self, Optimizer, Step};
@@ -153,7 +154,7 @@ impl<'a> Run<'a> {
         let tensors = model.tensors().to_vec();
         let parameters = model.parameters().len();
         let own = match train.shard_optimizer {
-            true => own_slices(parameters, environment.rank as usize, environment.world as usize),
+            true => own_slices(&buckets(&tensors), environment.rank as usize, environment.world as usize),
             false => std::iter::once(0..parameters).collect(),
         };
         let mut optimizer = Optimizer::new(train.optimizer, train.ema, &train.no_decay, &tensors, &own);
@@ -169,7 +170,7 @@ impl<'a> Run<'a> {
             loaded.restore(&tensors, model.parameters_mut(), &mut optimizer)?;
             position = loaded.state.position;
         }
-        let gang = Gang::meet(environment, fingerprint, parameters)?;
+        let gang = Gang::meet(environment, fingerprint, &tensors, train.overlap)?;
         let cut = if train.logical_shards { Cut::Shards } else { Cut::Rounds(u64::from(train.accumulate)) };
         let leads = environment.rank == 0;
         let checkpoints = destination(spec, environment)
@@ -259,31 +260,49 @@ impl<'a> Run<'a> {
         self.position.step.is_multiple_of(every)
     }
 
-    /// One optimizer step; the answer is whether any rank was asked to stop.
-    fn step(&mut self) -> Result<bool, Error> {
+    /// The gradient of the next step, with its sum of squares, where that is wanted. With a sharded optimizer each rank is left
+    /// with its own slices.
+    fn gradient(&mut self) -> Result<(Head, f64), Error> {
+        let sharded = self.sharded();
         let task = Task {
             model: &mut *self.model,
             sampler: &mut self.sampler,
             data: &self.data,
             position: self.position,
         };
-        self.worker.compute(task, &mut self.gradient)?;
-        if self.terminated.is_raised() || self.reporter.stop() {
-            let last = self.gradient.len() - 1;
-            self.gradient[last] = 1.0;
+        let mut flight = self.gang.flight(&mut self.gradient, !sharded);
+        let loss = self.worker.compute(task, &mut flight)?;
+        let stop = self.terminated.is_raised() || self.reporter.stop();
+        Head { loss, stop, usage_changed: self.worker.usage.changed() }.write(flight.head());
+        let landed = flight.land();
+        let landed = landed.map_err(|source| self.gang.fail(source))?;
+        if sharded {
+            return self.gang.reduce_own(&mut self.gradient);
         }
-        let sharded = self.train.shard_optimizer && self.gang.world() > 1;
-        let (tail, squared_norm) = match sharded {
-            true => self.gang.reduce_own(&mut self.gradient)?,
-            false => self.gang.reduce(&mut self.gradient)?,
-        };
+        let head = self.gang.reduce(&mut self.gradient, landed)?;
+        let norm = self.train.clip.map_or(0.0, |_| optimizer::squared_norm(&self.gradient[HEAD_LEN..]));
+        Ok((head, norm))
+    }
+
+    /// Whether each rank keeps its slices of the optimizer's state only.
+    fn sharded(&self) -> bool {
+        self.train.shard_optimizer && self.gang.world() > 1
+    }
+
+    /// One optimizer step; the answer is whether any rank was asked to stop.
+    fn step(&mut self) -> Result<bool, Error> {
+        let sharded = self.sharded();
+        let (head, squared_norm) = self.gradient()?;
+        if head.usage_changed {
+            self.worker.usage.compare(&mut self.gang, self.model.tensors())?;
+        }
         let number = self.position.step + 1;
-        if !tail.loss.is_finite() {
-            return Err(self.diverged(f64::from(tail.loss), number));
+        if !head.loss.is_finite() {
+            return Err(self.diverged(f64::from(head.loss), number));
         }
         let scale = self.train.clip.map_or(1.0, |clip| optimizer::clip_scale(squared_norm, clip));
         let parameters = self.model.parameters_mut();
-        let gradient = &self.gradient[..parameters.len()];
+        let gradient = &self.gradient[HEAD_LEN..];
         let lr =
             self.optimizer.lr() * schedule::factor(self.train.schedule, self.position.step, self.total_steps);
         self.optimizer.update(parameters, gradient, Step { scale, lr, number });
@@ -293,8 +312,8 @@ impl<'a> Run<'a> {
         let places = self.sampler.batch(self.position);
         self.measured.1 += places.end - places.start;
         self.position = self.sampler.advance(self.position);
-        self.loss = Some(f64::from(tail.loss));
-        Ok(tail.stop)
+        self.loss = Some(f64::from(head.loss));
+        Ok(head.stop)
     }
 
     /// The learning rate of the last step.
@@ -350,7 +369,7 @@ impl<'a> Run<'a> {
 
     fn checkpoint(&mut self) -> Result<(), Error> {
         // Where the optimizer's state is shared out, all ranks put it together.
-        let whole = match self.train.shard_optimizer && self.gang.world() > 1 {
+        let whole = match self.sharded() {
             true => Some(self.gather_optimizer()?),
             false => None,
         };

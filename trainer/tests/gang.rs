@@ -403,6 +403,40 @@ fn a_killed_rank_is_named_by_the_other() {
     ranks.remove(0).wait().unwrap();
 }
 
+/// Each time another rank is killed at another moment, and the next gang, of the same or another number of workers, goes on.
+#[test]
+fn ranks_killed_at_any_point_change_no_bit() {
+    const KILLS: usize = 6;
+    let train = TRAIN.replace("epochs = 3", "epochs = 100\ndeterministic = \"logical-shards\"");
+    let policy = "[checkpoint]\nevery_steps = 5";
+    let undisturbed = Agent::new(None);
+    succeed(&undisturbed, &job(&undisturbed, &train, policy), 2, None);
+    let expected: BTreeMap<u64, Metrics> = undisturbed.heard().reports.iter().cloned().collect();
+    assert_eq!(expected.len(), 1100);
+    for worlds in [[2, 2, 2], [4, 1, 2]] {
+        let agent = Agent::new(None);
+        let file = job(&agent, &train, policy);
+        for (round, &world) in worlds.iter().cycle().take(KILLS).enumerate() {
+            let port = free_port();
+            let heard = agent.heard().reports.len();
+            let latest = agent.heard().checkpoints.last().map(|(_, path)| path.clone());
+            let mut ranks: Vec<Child> =
+                (0..world).map(|rank| start(&agent, &file, rank, world, port, latest.as_deref())).collect();
+            wait_for(|| agent.heard().reports.len() > heard + 7 * round);
+            thread::sleep(Duration::from_micros(730 * round as u64));
+            ranks[round % world].kill().unwrap();
+            for (rank, child) in ranks.into_iter().enumerate() {
+                let status = child.wait_with_output().unwrap().status;
+                assert!(!status.success(), "rank {rank} of round {round} was not to come to the end");
+            }
+        }
+        let latest = agent.heard().checkpoints.last().map(|(_, path)| path.clone());
+        succeed(&agent, &file, worlds[0], latest.as_deref());
+        let found: BTreeMap<u64, Metrics> = agent.heard().reports.iter().cloned().collect();
+        assert_eq!(found, expected, "{worlds:?}");
+    }
+}
+
 #[test]
 fn ranks_of_different_configurations_do_not_train() {
     let (one, other) = (Agent::new(None), Agent::new(None));
@@ -487,10 +521,12 @@ fn numbers_are_learnt_too() {
     assert_eq!(heard.values("loss").len(), 20);
 }
 
-/// Small runs of every kind of model, and of what shares work out otherwise.
+/// Small runs of every kind of model, and of what shares work out otherwise; on libtorch, where that is built in.
 fn kinds() -> Vec<(&'static str, String)> {
-    let common =
-        "epochs = 2\nbatch_size = 24\nlog_every = 1\nseed = 5\noptimizer = { kind = \"adamw\", lr = 0.01 }\n";
+    let backend = if cfg!(feature = "tch") { "tch" } else { "burn" };
+    let common = format!(
+        "epochs = 2\nbatch_size = 24\nlog_every = 1\nseed = 5\nbackend = \"{backend}\"\noptimizer = {{ kind = \"adamw\", lr = 0.01 }}\n"
+    );
     let blobs = "data = { kind = \"csv\", path = \"blobs.csv\", target = \"kind\", validation = 0.2";
     let text = "data = { kind = \"text\", path = \"blobs.csv\", validation = 0.2, context = 16 }";
     let transformer = "model = { kind = \"transformer\", layers = 1, width = 16, heads = 2, dropout = 0.1 }";
@@ -559,6 +595,53 @@ fn every_kind_of_model_keeps_the_promises() {
         });
         assert_eq!(shards[0], shards[1], "{kind}: logical shards");
         assert_eq!(shards[0], shards[2], "{kind}: logical shards");
+    }
+}
+
+/// Both backends have the same losses, and go on from each other's checkpoints.
+#[cfg(feature = "tch")]
+#[test]
+fn libtorch_trains_as_the_layers_do() {
+    for (kind, train) in kinds() {
+        let policy = "[checkpoint]\nevery_steps = 7";
+        let (torch, layers, moved) = (Agent::new(None), Agent::new(None), Agent::new(None));
+        succeed(&torch, &job(&torch, &train, policy), 2, None);
+        let plain = train.replace("\"tch\"", "\"burn\"");
+        succeed(&layers, &job(&layers, &plain, policy), 2, None);
+        succeed(&moved, &job(&moved, &plain, policy), 2, Some(&torch.checkpoint(7)));
+        let expected = layers.heard().values("loss");
+        assert!(expected.len() > 10, "{kind}");
+        for agent in [&torch, &moved] {
+            let found = agent.heard().values("loss");
+            for ((step, found), (_, expected)) in found.iter().rev().zip(expected.iter().rev()) {
+                let off = (found - expected).abs();
+                assert!(off <= 1e-3 * expected.abs(), "{kind}, step {step}: {found} {expected}");
+            }
+        }
+    }
+}
+
+/// Nets of several buckets, so that some are on their way while the rest is computed.
+#[test]
+fn reducing_early_changes_no_bit() {
+    let common =
+        "epochs = 2\nbatch_size = 24\nlog_every = 1\nseed = 5\noptimizer = { kind = \"sgd\", lr = 0.01 }\n";
+    let data = "data = { kind = \"csv\", path = \"blobs.csv\", target = \"kind\"";
+    let nets = [
+        format!("{data} }}\nmodel = {{ kind = \"mlp\", hidden = [600, 600] }}\naccumulate = 2\n{common}"),
+        format!(
+            "{data}, shape = [1, 2, 3] }}\nmodel = {{ kind = \"cnn\", pool = 1, hidden = 2000 }}\n{common}"
+        ),
+        format!("{data} }}\nmodel = {{ kind = \"transformer\", layers = 2, width = 192 }}\n{common}"),
+    ];
+    for net in nets {
+        let reports = [false, true].map(|overlap| {
+            let agent = Agent::new(None);
+            succeed(&agent, &job(&agent, &format!("{net}overlap = {overlap}\n"), ""), 2, None);
+            std::mem::take(&mut agent.heard().reports)
+        });
+        assert!(reports[0].len() > 10);
+        assert_eq!(reports[0], reports[1], "{net}");
     }
 }
 

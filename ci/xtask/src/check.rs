@@ -22,6 +22,9 @@ const LINTS: [&str; 8] = [
 ];
 const UNSAFE_NEEDS_A_REASON: &str = "--deny=clippy::undocumented_unsafe_blocks";
 const TESTS: [&str; 5] = ["test", "--release", "--workspace", "--locked", "--no-fail-fast"];
+/// What the product is built without: the trainer's adapters, and the examples that use them.
+const ADAPTERS: [&str; 5] =
+    ["--release", "--package=phalanx-trainer", "--features=burn,candle", "--locked", "--test=adapters"];
 
 /// How a step ended.
 pub(crate) enum Outcome {
@@ -62,6 +65,13 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     steps.run("dashboard", || Ok(dashboard::check(root)?.map_or(Outcome::Passed, Outcome::Skipped)));
     steps.run("lints", || cargo(root, &LINTS));
     steps.run("tests", || cargo(root, &TESTS));
+    steps.run("adapters", || {
+        let examples = ["--example=custom_model", "--example=custom_model_candle"];
+        match cargo(root, &[&["build"], &ADAPTERS[..], &examples].concat())? {
+            Outcome::Passed => cargo(root, &[&["test"], &ADAPTERS[..]].concat()),
+            failed => Ok(failed),
+        }
+    });
     steps.run("miri", || sanitize::miri(root));
     steps.summary()
 }

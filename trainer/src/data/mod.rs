@@ -1,8 +1,10 @@
 //! Data: read, checked, split and normalised before the first step.
 
 mod array;
+mod arrow;
 mod assemble;
 mod batch;
+mod column;
 mod error;
 mod image;
 mod parquet;
@@ -70,6 +72,7 @@ impl Dataset {
             DataSpec::Parquet(data) => {
                 table::dataset(data, table::Format::Parquet, loss, seed, base, scratch)
             }
+            DataSpec::Arrow(data) => table::dataset(data, table::Format::Arrow, loss, seed, base, scratch),
             DataSpec::Text(data) => text::dataset(data, base),
             DataSpec::Images(data) => image::dataset(data, loss, seed, base),
             DataSpec::Npy(data) => array::npy(data, loss, seed, base),

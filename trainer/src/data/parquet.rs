@@ -1,9 +1,10 @@
 //! Parquet files as tables, a row group at a time.
 
-use super::error::{CellProblem, DataError};
+use super::column::{Column, take_row};
+use super::error::DataError;
 use super::source::Source;
 use super::store::Collector;
-use super::table::{Columns, Header, Role, Table, shown};
+use super::table::{Columns, Header, Role, Table};
 use parquet::basic::ConvertedType;
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{AsBytes, DataType};
@@ -11,14 +12,6 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 use parquet::schema::types::ColumnDescriptor;
 use std::fs::File;
-
-/// Cells of one column of a row group.
-enum Cells {
-    /// Numbers; `None` where there is none.
-    Numbers(Vec<Option<f64>>),
-    /// Texts; `None` where there is none.
-    Texts(Vec<Option<Vec<u8>>>),
-}
 
 /// Reads a file; its features go to `values`.
 pub(super) fn read(
@@ -85,20 +78,20 @@ fn check_type(column: &ColumnDescriptor) -> Result<(), String> {
 }
 
 /// All cells of a column of a row group. A cell is there where its level is the column's highest, `present`.
-fn column(group: &dyn RowGroupReader, at: usize, present: i16) -> Result<Cells, ParquetError> {
+fn column(group: &dyn RowGroupReader, at: usize, present: i16) -> Result<Column, ParquetError> {
     let shape = (group.metadata().num_rows() as usize, present);
     Ok(match group.get_column_reader(at)? {
         ColumnReader::BoolColumnReader(reader) => {
-            Cells::Numbers(cells(reader, shape, |value| f64::from(u8::from(value)))?)
+            Column::Numbers(cells(reader, shape, |value| f64::from(u8::from(value)))?)
         }
-        ColumnReader::Int32ColumnReader(reader) => Cells::Numbers(cells(reader, shape, f64::from)?),
+        ColumnReader::Int32ColumnReader(reader) => Column::Numbers(cells(reader, shape, f64::from)?),
         ColumnReader::Int64ColumnReader(reader) => {
-            Cells::Numbers(cells(reader, shape, |value| value as f64)?)
+            Column::Numbers(cells(reader, shape, |value| value as f64)?)
         }
-        ColumnReader::FloatColumnReader(reader) => Cells::Numbers(cells(reader, shape, f64::from)?),
-        ColumnReader::DoubleColumnReader(reader) => Cells::Numbers(cells(reader, shape, |value| value)?),
+        ColumnReader::FloatColumnReader(reader) => Column::Numbers(cells(reader, shape, f64::from)?),
+        ColumnReader::DoubleColumnReader(reader) => Column::Numbers(cells(reader, shape, |value| value)?),
         ColumnReader::ByteArrayColumnReader(reader) => {
-            Cells::Texts(cells(reader, shape, |value| value.as_bytes().to_vec())?)
+            Column::Texts(cells(reader, shape, |value| value.as_bytes().to_vec())?)
         }
         ColumnReader::Int96ColumnReader(_) | ColumnReader::FixedLenByteArrayColumnReader(_) => {
             let name = group.metadata().column(at).column_path().string();
@@ -127,48 +120,4 @@ fn cells<T: DataType, U>(
         0 => values.map(Some).collect(),
         _ => levels.iter().map(|&level| if level == present { values.next() } else { None }).collect(),
     })
-}
-
-fn take_row(
-    header: &Header,
-    cells: &[Option<Cells>],
-    at: usize,
-    row: usize,
-    source: &Source,
-    table: &mut Table,
-    values: &mut Collector,
-) -> Result<(), DataError> {
-    table.row.resize(table.columns.len(), 0.0);
-    for ((cells, role), name) in cells.iter().zip(&header.roles).zip(&header.names) {
-        let Some(cells) = cells else { continue };
-        take_cell(cells, *role, at, table)
-            .map_err(|problem| source.fail_cell(format!("row {}, column `{name}`", row + 1), problem))?;
-    }
-    if table.row.is_empty() { Ok(()) } else { values.push(&table.row) }
-}
-
-fn take_cell(cells: &Cells, role: Role, at: usize, table: &mut Table) -> Result<(), CellProblem> {
-    let text = |cells: &[Option<Vec<u8>>]| -> Result<String, CellProblem> {
-        let bytes = cells[at].as_ref().ok_or(CellProblem::Empty)?;
-        let text = std::str::from_utf8(bytes).map_err(|_| CellProblem::NotUtf8)?.trim();
-        if text.is_empty() { Err(CellProblem::Empty) } else { Ok(text.to_owned()) }
-    };
-    let number = |cells: &[Option<f64>]| -> Result<f64, CellProblem> {
-        let value = cells[at].ok_or(CellProblem::Empty)?;
-        match value as f32 {
-            single if single.is_nan() => Err(CellProblem::Nan),
-            single if single.is_infinite() => Err(CellProblem::Infinite(value.to_string())),
-            _ => Ok(value),
-        }
-    };
-    match (role, cells) {
-        (Role::Feature(place), Cells::Numbers(cells)) => table.row[place] = number(cells)? as f32,
-        (Role::Feature(_), Cells::Texts(cells)) => return Err(CellProblem::Text(shown(&text(cells)?))),
-        (Role::Target, Cells::Numbers(cells)) => table.targets.push(&number(cells)?.to_string()),
-        (Role::Target, Cells::Texts(cells)) => table.targets.push(&text(cells)?),
-        (Role::Text, Cells::Texts(cells)) => table.texts.push(&text(cells)?),
-        (Role::Text, Cells::Numbers(cells)) => table.texts.push(&number(cells)?.to_string()),
-        (Role::Unused, _) => {}
-    }
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Tables: CSV files here, Parquet files beside; numbers in columns, and one column of targets.
+//! Tables: CSV files here, Parquet and Arrow files beside; numbers in columns, and one column of targets.
 
 use super::assemble::{Found, Part, Wanted};
 use super::batch::Sample;
@@ -7,7 +7,7 @@ use super::source::{Places, Source};
 use super::store::{Collector, Store};
 use super::target::Cells;
 use super::tokenizer::Vocabulary;
-use super::{Dataset, assemble, parquet};
+use super::{Dataset, arrow, assemble, parquet};
 use phalanx_core::spec::{HeldOut, Loss, TableData};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -25,6 +25,7 @@ const CELL_CHARS: usize = 40;
 pub(super) enum Format {
     Csv,
     Parquet,
+    Arrow,
 }
 
 /// What a file holds, row after row.
@@ -70,10 +71,11 @@ pub(super) fn dataset(
         let table = match format {
             Format::Csv => read(&source, &columns, &mut values)?,
             Format::Parquet => parquet::read(&source, &columns, &mut values)?,
+            Format::Arrow => arrow::read(&source, &columns, &mut values)?,
         };
         let places = match format {
             Format::Csv => Places::Bytes(table.starts, target.to_owned()),
-            Format::Parquet => Places::Rows(target.to_owned()),
+            Format::Parquet | Format::Arrow => Places::Rows(target.to_owned()),
         };
         texts.push(table.texts);
         Ok((Part { source, targets: table.targets, places }, table.columns))

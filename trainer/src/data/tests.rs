@@ -513,6 +513,93 @@ fn a_folder_of_images_has_a_folder_for_each_class() {
     );
 }
 
+mod arrow {
+    use super::*;
+    use arrow_array::types::Int8Type;
+    use arrow_array::{
+        ArrayRef, BooleanArray, DictionaryArray, Float64Array, Int64Array, RecordBatch, StringArray,
+    };
+    use arrow_ipc::CompressionType;
+    use arrow_ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
+    use std::sync::Arc;
+
+    /// A number that may be missing, an integer, a flag and a text as a dictionary.
+    fn batch(a: &[Option<f64>], b: &[i64], c: &[bool], y: &[Option<&str>]) -> RecordBatch {
+        let columns: [(&str, ArrayRef, bool); 4] = [
+            ("a", Arc::new(Float64Array::from(a.to_vec())), true),
+            ("b", Arc::new(Int64Array::from(b.to_vec())), false),
+            ("c", Arc::new(BooleanArray::from(c.to_vec())), false),
+            ("y", Arc::new(y.iter().copied().collect::<DictionaryArray<Int8Type>>()), true),
+        ];
+        RecordBatch::try_from_iter_with_nullable(columns).unwrap()
+    }
+
+    fn file(batches: &[RecordBatch]) -> Vec<u8> {
+        let options =
+            IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME)).unwrap();
+        let schema = batches[0].schema();
+        let mut writer = FileWriter::try_new_with_options(Vec::new(), &schema, options).unwrap();
+        batches.iter().for_each(|batch| writer.write(batch).unwrap());
+        writer.into_inner().unwrap()
+    }
+
+    #[test]
+    fn arrow_reads_as_the_same_csv_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data.csv");
+        let read = |bytes: &[u8], target: &str| {
+            std::fs::write(&path, bytes).unwrap();
+            read_in(folder.path(), &DataSpec::Arrow(csv(target)), None)
+        };
+        let values = [Some(0.5), Some(-1.0), Some(2.0)];
+        let all = batch(&values, &[3, 4, 5], &[true, false, true], &[Some("x"), Some("z"), Some("x")]);
+        let first = all.slice(0, 2);
+        let whole = file(&[first.clone(), all.slice(2, 1)]);
+        let data = read(&whole, "y").unwrap();
+        let same = read_as(b"a,b,c,y\n0.5,3,1,x\n-1,4,0,z\n2,5,1,x\n", csv("y"), None).unwrap();
+        assert_eq!(data.fingerprint().unwrap(), same.fingerprint().unwrap());
+        assert_eq!((all_values(&data), data.targets), (all_values(&same), same.targets));
+
+        let mut stream = StreamWriter::try_new(Vec::new(), &first.schema()).unwrap();
+        stream.write(&first).unwrap();
+        let stream = stream.into_inner().unwrap();
+        let same = read_as(b"a,b,c,y\n0.5,3,1,x\n-1,4,0,z\n", csv("y"), None).unwrap();
+        assert_eq!(all_values(&read(&stream, "y").unwrap()), all_values(&same));
+
+        let missing = |a, y| file(&[batch(&[a], &[3], &[true], &[y])]);
+        for (bytes, target, expected) in [
+            (
+                missing(None, Some("x")),
+                "y",
+                "row 1, column `a`: the cell is empty; fill it in or remove the line",
+            ),
+            (
+                missing(Some(1.0), None),
+                "y",
+                "row 1, column `y`: the cell is empty; fill it in or remove the line",
+            ),
+            (
+                whole.clone(),
+                "b",
+                "row 1, column `y`: `x` is text, not a number; encode it as a number or remove the column",
+            ),
+        ] {
+            assert_eq!(read(&bytes, target).unwrap_err(), format!("data.csv, {expected}"));
+        }
+        let lists = arrow_array::ListArray::from_iter_primitive::<Int8Type, _, _>([Some([Some(1)])]);
+        let columns: [(&str, ArrayRef); 2] =
+            [("l", Arc::new(lists)), ("y", Arc::new(StringArray::from(vec!["x"])))];
+        let lists = file(&[RecordBatch::try_from_iter(columns).unwrap()]);
+        let error = read(&lists, "y").unwrap_err();
+        assert!(error.starts_with("data.csv: column `l` is of the type List("), "{error}");
+        for end in 0..whole.len() {
+            // The end of a file says where its batches are; what is behind the footer's start is all or nothing.
+            let error = read(&whole[..end], "y").unwrap_err();
+            assert!(error.starts_with("data.csv: not readable as Arrow IPC: "), "{end}: {error}");
+        }
+    }
+}
+
 mod parquet {
     use super::*;
     use ::parquet::data_type::{ByteArray, ByteArrayType, DoubleType, Int64Type};

@@ -4,7 +4,7 @@ use super::activation::{Dropout, activate, add_bias, add_column_sums, deactivate
 use super::fit;
 use super::parameters::{Initial, Parameters};
 use super::product::{View, product};
-use crate::model::Write;
+use crate::model::{Gradient, Write};
 use phalanx_core::spec::Activation;
 use std::ops::Range;
 
@@ -56,6 +56,11 @@ impl Affine {
     pub(crate) fn forward(&self, parameters: &[f32], input: &[f32], output: &mut [f32]) {
         self.weigh(parameters, input, output);
         add_bias(output, self.bias(parameters));
+    }
+
+    /// The place of its first parameter.
+    pub(crate) fn first(&self) -> usize {
+        self.weight.start
     }
 
     /// The gradient of the parameters from that of the outputs, `slope`.
@@ -142,13 +147,14 @@ impl Stack {
         &mut self.passed[last].outputs
     }
 
-    /// The gradient of the parameters, and of the input if `into` wants it. The outputs hold their gradient.
+    /// The gradient of the parameters, each finished before the one in front of it, and of the input if `into` wants it. The
+    /// outputs hold their gradient.
     pub(crate) fn backward(
         &mut self,
         parameters: &[f32],
         input: &[f32],
         noise: &[u64],
-        gradient: &mut [f32],
+        gradient: &mut dyn Gradient,
         write: Write,
         into: Option<&mut [f32]>,
     ) {
@@ -158,14 +164,16 @@ impl Stack {
         std::mem::swap(slope, &mut self.passed[last].outputs);
         for at in (1..=last).rev() {
             let (map, Passed { outputs, slopes }) = (&self.maps[at], &self.passed[at - 1]);
-            map.backward(outputs, slope, gradient, write);
+            map.backward(outputs, slope, gradient.open(), write);
+            gradient.finished(map.first());
             let next_slope = fit(next, rows * map.inputs);
             map.pull(parameters, slope, next_slope, Write::Set);
             self.dropout.apply(next_slope, noise, at as u32 - 1);
             deactivate(self.activation, next_slope, outputs, slopes);
             std::mem::swap(slope, next);
         }
-        self.maps[0].backward(input, slope, gradient, write);
+        self.maps[0].backward(input, slope, gradient.open(), write);
+        gradient.finished(self.maps[0].first());
         if let Some(into) = into {
             self.maps[0].pull(parameters, slope, into, Write::Set);
         }

@@ -217,6 +217,11 @@ impl Convolution {
     }
 
     /// The gradient of the parameters from `slope`, that of the outputs, and of the input if `into` wants it.
+    /// The place of its first parameter.
+    pub(crate) fn first(&self) -> usize {
+        self.weight.start
+    }
+
     pub(crate) fn backward(
         &mut self,
         parameters: &[f32],

@@ -33,6 +33,11 @@ impl LayerNorm {
         LayerNorm { width, weight, bias }
     }
 
+    /// The place of its first parameter.
+    pub(crate) fn first(&self) -> usize {
+        self.weight.start
+    }
+
     pub(crate) fn forward(&self, parameters: &[f32], input: &[f32], output: &mut [f32], normed: &mut Normed) {
         let plain = super::fit(&mut normed.plain, input.len());
         let scales = super::fit(&mut normed.scales, input.len() / self.width);
@@ -126,14 +131,17 @@ pub(crate) struct GroupNorm {
     pub(crate) bias: Range<usize>,
 }
 
+/// As many groups as divide the channels, up to eight.
+pub(crate) fn groups(channels: usize) -> usize {
+    const GROUPS: usize = 8;
+    (1..=GROUPS).rev().find(|groups| channels.is_multiple_of(*groups)).unwrap_or(1)
+}
+
 impl GroupNorm {
-    /// In as many groups as divide the channels, up to eight.
     pub(crate) fn new(parameters: &mut Parameters, name: &str, channels: usize) -> GroupNorm {
-        const GROUPS: usize = 8;
         let weight = parameters.add(format!("{name}.weight"), &[channels], Initial::Constant(1.0));
         let bias = parameters.add(format!("{name}.bias"), &[channels], Initial::Constant(0.0));
-        let groups = (1..=GROUPS).rev().find(|groups| channels.is_multiple_of(*groups)).unwrap_or(1);
-        GroupNorm { channels, groups, weight, bias }
+        GroupNorm { channels, groups: groups(channels), weight, bias }
     }
 
     /// The groups of one image, each of which has one scale.

@@ -4,9 +4,25 @@ use super::{Cnn, Mlp, Model, Transformer};
 use crate::Error;
 use crate::data::{Dataset, Sample};
 use phalanx_core::spec::{Activation, CnnSpec, ModelSpec, Norm, TrainSpec, TransformerSpec};
+#[cfg(feature = "tch")]
+use {super::libtorch, crate::adapter::tch::device, phalanx_core::spec::Backend};
+
+/// The model for this data by the backend that is asked for, and its name in checkpoints, which tells its shape.
+#[cfg(feature = "tch")]
+pub(crate) fn build(train: &TrainSpec, data: &Dataset) -> Result<(String, Box<dyn Model>), Error> {
+    match train.backend {
+        Backend::Tch => libtorch::build(train, data),
+        Backend::Auto if device().is_ok_and(|device| device.is_cuda()) => libtorch::build(train, data),
+        Backend::Auto | Backend::Burn => layers(train, data),
+    }
+}
 
 /// The model for this data, and its name in checkpoints, which tells its shape.
-pub(crate) fn build(train: &TrainSpec, data: &Dataset) -> Result<(String, Box<dyn Model>), Error> {
+#[cfg(not(feature = "tch"))]
+pub(crate) use layers as build;
+
+/// The model as layers of our own.
+pub(crate) fn layers(train: &TrainSpec, data: &Dataset) -> Result<(String, Box<dyn Model>), Error> {
     match &train.model {
         ModelSpec::Linear => affine(train, data, "linear", &[], Activation::Relu, 0.0),
         ModelSpec::Mlp { hidden, activation, dropout } => {

@@ -1,6 +1,6 @@
 //! `cnn`: convolutions with norm, activation and pooling, then affine maps.
 
-use super::{Model, Tensor, Write, loss};
+use super::{Gradient, Model, Tensor, Write, loss};
 use crate::Error;
 use crate::data::Batch;
 use crate::layer::affine::Stack;
@@ -95,7 +95,7 @@ impl Cnn {
         self.head.forward(&self.parameters, &self.flat, noise)
     }
 
-    fn backward(&mut self, images: &[f32], noise: &[u64], gradient: &mut [f32], write: Write) {
+    fn backward(&mut self, images: &[f32], noise: &[u64], gradient: &mut dyn Gradient, write: Write) {
         let Cnn { convolutions, head, parameters, flat, slopes: [slope, next], .. } = self;
         let pulled = fit(next, flat.len());
         head.backward(parameters, flat, noise, gradient, write, Some(pulled));
@@ -104,14 +104,15 @@ impl Cnn {
         for at in (0..convolutions.len()).rev() {
             let (before, after) = convolutions.split_at_mut(at);
             match before.last() {
-                None => after[0].backward(parameters, images, slope, gradient, write, None),
+                None => after[0].backward(parameters, images, slope, gradient.open(), write, None),
                 Some(below) => {
                     let input = below.outputs();
                     let into = fit(next, input.len());
-                    after[0].backward(parameters, input, slope, gradient, write, Some(into));
+                    after[0].backward(parameters, input, slope, gradient.open(), write, Some(into));
                     std::mem::swap(slope, next);
                 }
             }
+            gradient.finished(after[0].first());
         }
     }
 }
@@ -145,7 +146,17 @@ impl Model for Cnn {
         &mut self,
         batch: &Batch,
         scale: f32,
-        gradient: &mut [f32],
+        mut gradient: &mut [f32],
+        write: Write,
+    ) -> Result<f64, Error> {
+        self.forward_backward_in_parts(batch, scale, &mut gradient, write)
+    }
+
+    fn forward_backward_in_parts(
+        &mut self,
+        batch: &Batch,
+        scale: f32,
+        gradient: &mut dyn Gradient,
         write: Write,
     ) -> Result<f64, Error> {
         let (loss, width) = (self.loss, self.head.width());

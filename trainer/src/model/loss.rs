@@ -6,7 +6,7 @@ use crate::layer::wide::wide;
 use phalanx_core::spec::Loss;
 
 /// Turns `outputs` (a row of `width` for each target) into `scale` × the gradient of their summed loss, which it returns.
-pub(super) fn backward(loss: Loss, outputs: &mut [f32], width: usize, targets: &Targets, scale: f32) -> f64 {
+pub(crate) fn backward(loss: Loss, outputs: &mut [f32], width: usize, targets: &Targets, scale: f32) -> f64 {
     match targets {
         Targets::Classes(classes) => cross_entropies(outputs, width, classes, scale),
         Targets::Values(values) => {
@@ -22,7 +22,7 @@ pub(super) fn backward(loss: Loss, outputs: &mut [f32], width: usize, targets: &
 }
 
 /// The summed loss of `outputs`.
-pub(super) fn sum(loss: Loss, outputs: &[f32], width: usize, targets: &Targets) -> f64 {
+pub(crate) fn sum(loss: Loss, outputs: &[f32], width: usize, targets: &Targets) -> f64 {
     let rows = outputs.chunks_exact(width);
     match targets {
         Targets::Classes(classes) => {

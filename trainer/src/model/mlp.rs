@@ -1,6 +1,6 @@
 //! `linear` and `mlp`: affine maps with an activation between them.
 
-use super::{Model, Tensor, Write, loss};
+use super::{Gradient, Model, Tensor, Write, loss};
 use crate::Error;
 use crate::data::Batch;
 use crate::layer::affine::Stack;
@@ -52,7 +52,17 @@ impl Model for Mlp {
         &mut self,
         batch: &Batch,
         scale: f32,
-        gradient: &mut [f32],
+        mut gradient: &mut [f32],
+        write: Write,
+    ) -> Result<f64, Error> {
+        self.forward_backward_in_parts(batch, scale, &mut gradient, write)
+    }
+
+    fn forward_backward_in_parts(
+        &mut self,
+        batch: &Batch,
+        scale: f32,
+        gradient: &mut dyn Gradient,
         write: Write,
     ) -> Result<f64, Error> {
         let width = self.stack.width();

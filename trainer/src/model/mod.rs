@@ -4,7 +4,9 @@ mod build;
 #[cfg(test)]
 pub(crate) mod check;
 mod cnn;
-mod loss;
+#[cfg(feature = "tch")]
+mod libtorch;
+pub(crate) mod loss;
 mod mlp;
 mod transformer;
 
@@ -37,6 +39,25 @@ pub enum Write {
     Add,
 }
 
+/// Where a pass leaves its gradient, for a model that knows when a part of it is finished: such parts are reduced over the
+/// ranks while the rest is computed.
+pub trait Gradient {
+    /// What is not finished yet: all values from the first on, at the places that tensors have.
+    fn open(&mut self) -> &mut [f32];
+
+    /// Nothing from `start` on will be changed any more. It may be gone from what is open.
+    fn finished(&mut self, start: usize);
+}
+
+/// One that stays where it is.
+impl Gradient for &mut [f32] {
+    fn open(&mut self) -> &mut [f32] {
+        self
+    }
+
+    fn finished(&mut self, _start: usize) {}
+}
+
 /// A model under training. Whatever computes it, its parameters are one flat buffer of f32.
 ///
 /// What makes runs reproducible is asked of the model too: the same batch and parameters give the same bits, and the
@@ -64,6 +85,26 @@ pub trait Model {
         gradient: &mut [f32],
         write: Write,
     ) -> Result<f64, Error>;
+
+    /// The same for a model that [says](Gradient::finished) what is finished as it goes, from the last tensors to the first.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where the framework behind it fails.
+    fn forward_backward_in_parts(
+        &mut self,
+        batch: &Batch,
+        scale: f32,
+        gradient: &mut dyn Gradient,
+        write: Write,
+    ) -> Result<f64, Error> {
+        self.forward_backward(batch, scale, gradient.open(), write)
+    }
+
+    /// The tensors, by their places in [`Self::tensors`], on which the loss of the last pass did not depend. It is an error
+    /// if they are not the same on all ranks.
+    fn unused(&self) -> &[usize] {
+        &[]
+    }
 
     /// Puts the outputs into `outputs`, a row for each target (for classes their logits, for binary cross-entropy one
     /// logit, else the number), and returns the loss summed over the targets.

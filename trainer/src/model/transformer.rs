@@ -7,7 +7,7 @@
 mod block;
 mod embedding;
 
-use super::{Model, Tensor, Write, loss};
+use super::{Gradient, Model, Tensor, Write, loss};
 use crate::Error;
 use crate::data::{Batch, Sample};
 use crate::layer::activation::Dropout;
@@ -156,22 +156,27 @@ impl Transformer {
     }
 
     /// The way back from the gradient of the outputs in `logits`.
-    fn backward(&mut self, batch: &Batch, gradient: &mut [f32], write: Write) {
+    fn backward(&mut self, batch: &Batch, gradient: &mut dyn Gradient, write: Write) {
         let tokens = self.tokens(batch);
         let (parameters, width) = (&self.parameters, self.width);
         let slope = fit(&mut self.slope, self.last.len());
         match &self.head {
             Head::Tied => {
                 let (logits, range) = (View::rows(&self.logits, self.outputs), self.embedding.weight());
-                product(&mut gradient[range.clone()], logits.t(), View::rows(&self.last, width), write);
+                product(
+                    &mut gradient.open()[range.clone()],
+                    logits.t(),
+                    View::rows(&self.last, width),
+                    write,
+                );
                 product(slope, logits, View::rows(&parameters[range], width), Write::Set);
             }
             Head::Token(map) => {
-                map.backward(&self.last, &self.logits, gradient, write);
+                map.backward(&self.last, &self.logits, gradient.open(), write);
                 map.pull(parameters, &self.logits, slope, Write::Set);
             }
             Head::Pooled(map) => {
-                map.backward(&self.pooled, &self.logits, gradient, write);
+                map.backward(&self.pooled, &self.logits, gradient.open(), write);
                 let pulled = &mut self.pooled;
                 map.pull(parameters, &self.logits, pulled, Write::Set);
                 spread_mean(pulled, tokens, &batch.lengths, width, slope);
@@ -179,12 +184,14 @@ impl Transformer {
         }
         let stream = fit(&mut self.stream, slope.len());
         stream.fill(0.0);
-        self.norm.backward(parameters, &self.normed, slope, gradient, write, stream);
+        self.norm.backward(parameters, &self.normed, slope, gradient.open(), write, stream);
+        gradient.finished(self.norm.first());
         for block in self.blocks.iter_mut().rev() {
-            block.backward(parameters, stream, tokens, &batch.noise, gradient, write, &mut self.work);
+            block.backward(parameters, stream, tokens, &batch.noise, gradient.open(), write, &mut self.work);
+            gradient.finished(block.first());
         }
         self.dropout.apply(stream, &batch.noise, 0);
-        self.embedding.backward(batch, stream, gradient, write, matches!(self.head, Head::Tied));
+        self.embedding.backward(batch, stream, gradient.open(), write, matches!(self.head, Head::Tied));
     }
 }
 
@@ -231,7 +238,17 @@ impl Model for Transformer {
         &mut self,
         batch: &Batch,
         scale: f32,
-        gradient: &mut [f32],
+        mut gradient: &mut [f32],
+        write: Write,
+    ) -> Result<f64, Error> {
+        self.forward_backward_in_parts(batch, scale, &mut gradient, write)
+    }
+
+    fn forward_backward_in_parts(
+        &mut self,
+        batch: &Batch,
+        scale: f32,
+        gradient: &mut dyn Gradient,
         write: Write,
     ) -> Result<f64, Error> {
         self.forward(batch, &batch.noise);

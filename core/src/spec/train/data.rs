@@ -12,6 +12,8 @@ pub enum DataSpec {
     Csv(TableData),
     /// A Parquet file.
     Parquet(TableData),
+    /// An Arrow IPC file or stream.
+    Arrow(TableData),
     /// A text, whose next token is to be predicted.
     Text(TextData),
     /// Images: a folder with a folder of files for each class, or a file of the IDX or NumPy format.
@@ -126,7 +128,9 @@ impl DataSpec {
     pub fn held_out(&self) -> [Option<&HeldOut>; 2] {
         let (validation, test) = match self {
             DataSpec::Custom => return [None, None],
-            DataSpec::Csv(data) | DataSpec::Parquet(data) => (&data.validation, &data.test),
+            DataSpec::Csv(data) | DataSpec::Parquet(data) | DataSpec::Arrow(data) => {
+                (&data.validation, &data.test)
+            }
             DataSpec::Text(data) => (&data.validation, &data.test),
             DataSpec::Images(data) | DataSpec::Npy(data) | DataSpec::Safetensors(data) => {
                 (&data.validation, &data.test)
@@ -141,6 +145,7 @@ pub(super) fn read(table: Table<'_>) -> Option<DataSpec> {
     enum Kind {
         Csv,
         Parquet,
+        Arrow,
         Text,
         Images,
         Npy,
@@ -149,6 +154,7 @@ pub(super) fn read(table: Table<'_>) -> Option<DataSpec> {
     let kinds = [
         ("csv", Kind::Csv),
         ("parquet", Kind::Parquet),
+        ("arrow", Kind::Arrow),
         ("text", Kind::Text),
         ("images", Kind::Images),
         ("npy", Kind::Npy),
@@ -159,6 +165,7 @@ pub(super) fn read(table: Table<'_>) -> Option<DataSpec> {
     let data = match kind {
         Kind::Csv => read_table(&table).map(DataSpec::Csv),
         Kind::Parquet => read_table(&table).map(DataSpec::Parquet),
+        Kind::Arrow => read_table(&table).map(DataSpec::Arrow),
         Kind::Text => read_text(&table).map(DataSpec::Text),
         Kind::Images => read_array(&table).map(DataSpec::Images),
         Kind::Npy => {

@@ -72,6 +72,9 @@ pub struct TrainSpec {
     /// Each worker keeps the optimizer's state of its own slice of the parameters only.
     #[serde(default)]
     pub shard_optimizer: bool,
+    /// Whether gradients are reduced while the way back still computes; `None` where it pays.
+    #[serde(default)]
+    pub overlap: Option<bool>,
     /// Threads per worker; `None` takes the bundle's CPUs.
     pub threads: Option<u32>,
     /// What computes.
@@ -109,8 +112,10 @@ pub enum Backend {
     /// What this build has that fits the bundle.
     #[default]
     Auto,
-    /// The CPU.
+    /// The CPU, by layers of our own.
     Burn,
+    /// libtorch: the CPU, or the bundle's GPU.
+    Tch,
 }
 
 const LOSSES: [(&str, Loss); 4] =
@@ -170,6 +175,7 @@ fn read_for(table: Table<'_>, custom: bool) -> Option<TrainSpec> {
         seed: table.integer("seed", 0..=i64::MAX).unwrap_or(0) as u64,
         logical_shards: table.word("deterministic", &[("logical-shards", true)]).unwrap_or(false),
         shard_optimizer: table.boolean("shard_optimizer").unwrap_or(false),
+        overlap: table.boolean("overlap"),
         threads: table.integer("threads", 1..=1024).map(|threads| threads as u32),
         backend: read_backend(&table),
         export: table.text("export"),
@@ -201,7 +207,9 @@ fn check_fit(table: &Table<'_>, model: &ModelSpec, spec: &TrainSpec) {
     };
     let (kind, text) = match &spec.data {
         DataSpec::Text(_) => ("text", true),
-        DataSpec::Csv(data) | DataSpec::Parquet(data) => ("a column of text", data.text.is_some()),
+        DataSpec::Csv(data) | DataSpec::Parquet(data) | DataSpec::Arrow(data) => {
+            ("a column of text", data.text.is_some())
+        }
         _ => ("", false),
     };
     match model {
@@ -210,7 +218,7 @@ fn check_fit(table: &Table<'_>, model: &ModelSpec, spec: &TrainSpec) {
             problem("model", message, "use `model = { kind = \"transformer\" }`");
         }
         ModelSpec::Cnn(_) => {
-            if let DataSpec::Csv(data) | DataSpec::Parquet(data) = &spec.data
+            if let DataSpec::Csv(data) | DataSpec::Parquet(data) | DataSpec::Arrow(data) = &spec.data
                 && data.shape.is_none()
             {
                 let message =
@@ -253,16 +261,16 @@ fn read_precision(table: &Table<'_>) {
 }
 
 fn read_backend(table: &Table<'_>) -> Backend {
-    if let Some(value) = table.value("backend")
-        && matches!(value.get_ref(), DeValue::String(name) if name == "tch")
-    {
-        table.problem(
-            value.span(),
-            "`train.backend` is \"tch\", which this build does not have; use \"auto\" or \"burn\"",
+    let words = [("auto", Backend::Auto), ("burn", Backend::Burn), ("tch", Backend::Tch)];
+    let backend = table.word("backend", &words).unwrap_or_default();
+    if backend == Backend::Tch && !cfg!(feature = "tch") {
+        table.problem_with_help(
+            table.span_of("backend"),
+            "`train.backend` is \"tch\", which this build is without",
+            "use \"auto\" or \"burn\", or build with libtorch 2.13: `pip install torch==2.13.0`, then `LIBTORCH_USE_PYTORCH=1 cargo build --release --features tch`",
         );
-        return Backend::Auto;
     }
-    table.word("backend", &[("auto", Backend::Auto), ("burn", Backend::Burn)]).unwrap_or_default()
+    backend
 }
 
 fn read_duration(table: &Table<'_>) -> Duration {

@@ -81,6 +81,11 @@ impl Block {
         }
     }
 
+    /// The place of its first parameter.
+    pub(super) fn first(&self) -> usize {
+        self.norms[0].first()
+    }
+
     /// Where dropout happens: after attention (0) and after feed-forward (1). The embedding's place is 0.
     fn place(&self, part: u32) -> u32 {
         1 + 2 * self.number + part
