@@ -266,7 +266,7 @@ impl Controller {
     }
 
     /// Every queue with what is in it. Jobs of a queue that is gone are over.
-    pub fn queue_status(&self) -> Vec<QueueStatus> {
+    pub fn queue_status(&self, now: Time) -> Vec<QueueStatus> {
         let mut queues: BTreeMap<String, QueueStatus> = self
             .config
             .queues
@@ -297,7 +297,8 @@ impl Controller {
             if let Some(queue) = queues.get_mut(&job.spec.queue) {
                 queue.length += 1;
                 if queue.waiting.len() < WAITING_SHOWN {
-                    queue.waiting.push((job.id, job.spec.name.clone(), job.reason.clone()));
+                    let reason = self.explain(now, job.id).unwrap_or_else(|| job.reason.clone());
+                    queue.waiting.push((job.id, job.spec.name.clone(), reason));
                 }
             }
         }

@@ -597,7 +597,7 @@ fn queues_refuse_what_they_cannot_take_and_say_what_there_is() {
     scene.controller.cancel(scene.now, first).unwrap();
     scene.controller.accept();
     scene.settle();
-    let status = scene.controller.queue_status();
+    let status = scene.controller.queue_status(scene.now);
     assert_eq!((status[1].running, status[1].waiting.len()), (1, 1));
 }
 

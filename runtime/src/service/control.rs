@@ -63,8 +63,8 @@ pub(super) enum Input {
     Left { node: NodeName, session: u64 },
     /// What happened on a node; its records are committed already.
     Happened { node: NodeName, session: u64, events: Vec<AgentEvent>, through: u64 },
-    /// Why a job or a group waits, with the numbers of this moment.
-    Explain(JobId, oneshot::Sender<Option<Reason>>),
+    /// Why jobs or groups wait, with the numbers of this moment.
+    Explain(Vec<JobId>, oneshot::Sender<BTreeMap<JobId, Reason>>),
     /// Every queue with what is in it.
     Queues(oneshot::Sender<Vec<QueueStatus>>),
     /// A change of queues over the API.
@@ -219,10 +219,11 @@ impl Control {
                 Input::Group(ask, actor, answer) => requests.push(Asked::Group(ask, actor, answer)),
                 Input::Sweep(ask, actor, answer) => requests.push(Asked::Sweep(ask, actor, answer)),
                 Input::Nodes(answer) => drop(answer.send(self.node_status())),
-                Input::Explain(id, answer) => {
-                    drop(answer.send(self.controller.explain(self.clock.now(), id)));
+                Input::Explain(ids, answer) => {
+                    let explain = |&id: &JobId| Some((id, self.controller.explain(self.clock.now(), id)?));
+                    drop(answer.send(ids.iter().filter_map(explain).collect()));
                 }
-                Input::Queues(answer) => drop(answer.send(self.controller.queue_status())),
+                Input::Queues(answer) => drop(answer.send(self.controller.queue_status(self.clock.now()))),
                 Input::ChangeQueues(change, actor, answer) => changes.push((change, actor, answer)),
                 Input::Drain { node, drain, actor, to } => drains.push((node, drain, actor, to)),
                 Input::Configure(queues, scheduling, answer) => {

@@ -115,7 +115,8 @@ impl Handle {
         match wait {
             Some(wait) => return Ok(self.await_group(group, wait).await),
             None if matches!(group.state, GroupState::Pending | GroupState::Repairing) => {
-                group.reason = self.explain(group.id).await.unwrap_or(group.reason);
+                let mut explained = self.explain(vec![group.id]).await;
+                group.reason = explained.remove(&group.id).unwrap_or(group.reason);
             }
             None => {}
         }

@@ -59,6 +59,8 @@ const LOCAL: &str = "local";
 const TAIL_BYTES: usize = 2 << 20;
 /// A job's name where neither the file nor the request has one.
 const UNNAMED: &str = "job";
+/// Of a page of jobs so many that wait are told why at this moment; the rest say what the last decision said.
+const EXPLAINED_JOBS: usize = 100;
 
 /// What a service is started with.
 #[derive(Clone, Debug)]
@@ -244,6 +246,16 @@ impl Shared {
         }
     }
 
+    /// Puts what is committed by now in the place of what was read.
+    fn bring_up_to_date(&self, jobs: &mut [Job]) {
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
+        for job in jobs {
+            if let Some(current) = live.get(&job.id) {
+                *job = self.with_reason((**current).clone());
+            }
+        }
+    }
+
     fn with_reason(&self, mut job: Job) -> Job {
         if job.state.is_waiting()
             && let Some(reason) = self.reasons.read().unwrap_or_else(PoisonError::into_inner).get(&job.id)
@@ -300,27 +312,35 @@ impl Handle {
     pub async fn job(&self, id: JobId) -> Result<Job, Error> {
         let mut job = self.shared.job(id).await?;
         if job.state.is_waiting()
-            && let Some(reason) = self.explain(id).await
+            && let Some(reason) = self.explain(vec![id]).await.remove(&id)
         {
             job.reason = reason;
         }
         Ok(job)
     }
 
-    /// Why a job or a group waits at this moment; `None` where it does not, or nobody decides.
-    pub(super) async fn explain(&self, id: JobId) -> Option<Reason> {
+    /// Why jobs or groups wait at this moment; those that do not are left out, and all where nobody decides.
+    async fn explain(&self, ids: Vec<JobId>) -> BTreeMap<JobId, Reason> {
+        let Ok(inbox) = self.inbox() else { return BTreeMap::new() };
         let (answer, answered) = oneshot::channel();
-        self.inbox().ok()?.send(Input::Explain(id, answer)).await.ok()?;
-        answered.await.ok()?
+        match inbox.send(Input::Explain(ids, answer)).await {
+            Ok(()) => answered.await.unwrap_or_default(),
+            Err(_) => BTreeMap::new(),
+        }
     }
 
     /// Jobs with ids below `before`, the newest first; all of them, or only those that are not over.
     pub async fn jobs(&self, before: Option<JobId>, limit: u32, unfinished: bool) -> Result<Vec<Job>, Error> {
         let mut jobs = self.shared.state.jobs(before, limit, unfinished).await?;
-        let live = self.shared.live.read().unwrap_or_else(PoisonError::into_inner);
-        for job in &mut jobs {
-            if let Some(current) = live.get(&job.id) {
-                *job = self.shared.with_reason((**current).clone());
+        self.shared.bring_up_to_date(&mut jobs);
+        let waiting = jobs.iter().filter(|job| job.state.is_waiting()).map(|job| job.id);
+        let waiting: Vec<JobId> = waiting.take(EXPLAINED_JOBS).collect();
+        if !waiting.is_empty() {
+            let mut reasons = self.explain(waiting).await;
+            for job in &mut jobs {
+                if let Some(reason) = reasons.remove(&job.id) {
+                    job.reason = reason;
+                }
             }
         }
         Ok(jobs)
