@@ -316,6 +316,33 @@ fn every_mistake_is_a_typed_error() {
 }
 
 #[test]
+fn the_files_of_a_checkpoint_are_had_by_their_ids_and_by_nothing_else() {
+    let home = Home::new();
+    let service = Service::start(&home);
+    let api = Api::of(&service);
+    let python = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("python");
+    let keys = format!("env = {{ PYTHONPATH = {python:?} }}");
+    let hands_over = "mkdir -p made/deep && printf weights > made/deep/w.bin && \
+                      python3 -c 'import phalanx; phalanx.checkpoint(\"made\", step=3)'";
+    let id = api.submit(&support::script_with(&keys, &format!("cd $PHALANX_SCRATCH && {hands_over}")));
+    home.run(["wait", &id]).expect(0);
+    let path = format!("/api/v1/jobs/{id}/artifacts");
+    let listed = api.get(&path).json()["artifacts"].clone();
+    let file = listed.as_array().unwrap().iter().find(|file| file["name"] == "deep/w.bin").unwrap();
+    assert_eq!((&file["bytes"], &file["step"]), (&json!(7), &json!(3)));
+    let artifact = file["id"].as_str().unwrap();
+    let got = api.get(&format!("{path}/{artifact}"));
+    assert_eq!((got.code, got.body.as_str()), (200, "weights"));
+    assert_eq!(got.header("content-disposition").as_deref(), Some("attachment"));
+    for other in ["deep%2Fw.bin", "..%2f..%2ftoken", "w.bin", "%2Fetc%2Fpasswd", &artifact[1..], "%00"] {
+        let refused = api.get(&format!("{path}/{other}"));
+        assert_eq!(refused.error(), (404, "NOT_FOUND".into(), "UNKNOWN_ARTIFACT".into()), "{other}");
+    }
+    let another = api.submit(&script("true"));
+    assert_eq!(api.get(&format!("/api/v1/jobs/{another}/artifacts/{artifact}")).code, 404, "of another job");
+}
+
+#[test]
 fn a_browser_gets_in_by_a_cookie_and_stays_on_our_pages() {
     let home = Home::new();
     let service = Service::start(&home);

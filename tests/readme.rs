@@ -132,6 +132,52 @@ fn the_book_lists_every_page() {
     }
 }
 
+/// Links between pages and to parts of them; of the book none leaves its folder, where a reader of the book is not.
+#[test]
+fn every_link_leads_somewhere() {
+    let mut pages: Vec<_> =
+        ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "python/README.md"]
+            .map(|page| root().join(page))
+            .into();
+    for folder in ["docs", "docs/adr", "docs/reference"] {
+        let entries = fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        pages.extend(entries.filter(|path| path.extension().is_some_and(|suffix| suffix == "md")));
+    }
+    let book = fs::canonicalize(root().join("docs")).unwrap();
+    let mut checked = 0;
+    for page in &pages {
+        let text = outside_of_fences(&fs::read_to_string(page).unwrap());
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link) {
+            if link.contains("://") || link.contains(' ') {
+                continue;
+            }
+            let (path, part) = link.split_once('#').map_or((link, None), |(path, part)| (path, Some(part)));
+            let target = if path.is_empty() { page.clone() } else { page.parent().unwrap().join(path) };
+            let at = || format!("{}: {link}", page.display());
+            let target = fs::canonicalize(&target).unwrap_or_else(|error| panic!("{}: {error}", at()));
+            assert!(!page.starts_with(&book) || target.starts_with(&book), "{} leaves the book", at());
+            if let Some(part) = part {
+                let heads = outside_of_fences(&fs::read_to_string(&target).unwrap());
+                let heads = heads.lines().filter(|line| line.starts_with('#')).map(anchor);
+                assert!(heads.collect::<Vec<_>>().contains(&part.to_owned()), "{}: no such part", at());
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked > 50, "{checked} links");
+}
+
+fn outside_of_fences(page: &str) -> String {
+    page.split("```").step_by(2).collect()
+}
+
+/// What a heading is linked by.
+fn anchor(heading: &str) -> String {
+    let text = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = text.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
 #[test]
 fn every_command_of_the_guide_to_training_works() {
     let guide = fs::read_to_string(root().join("docs/training.md")).unwrap();
@@ -193,17 +239,28 @@ fn every_command_of_the_guide_to_scheduling_works_and_every_rule_has_its_test() 
     let blocks = blocks(&guide);
     assert!(blocks.len() > 5 && blocks.iter().all(|block| block.mark.is_some()), "every block is executed");
     tour("docs/scheduling.md", &blocks);
-    let rules =
-        guide.split("## What is promised").nth(1).unwrap().lines().filter(|line| line.starts_with("| "));
+    let rules = guide.split("## What is promised").nth(1).unwrap();
+    every_row_names_its_tests(rules, &["core/src", "scheduler/src", "scheduler/tests", "runtime/src"]);
+}
+
+#[test]
+fn what_is_protected_has_its_tests() {
+    let security = fs::read_to_string(root().join("SECURITY.md")).unwrap();
+    let part = security.split("## Which tests hold it").nth(1).unwrap();
+    every_row_names_its_tests(part, &["server/src", "runtime/src", "tests"]);
+}
+
+/// The rows of a table end with the names of tests that are there.
+fn every_row_names_its_tests(table: &str, folders: &[&str]) {
     let mut sources = String::new();
-    for folder in ["core/src", "scheduler/src", "scheduler/tests"] {
+    for folder in folders {
         read_sources(&root().join(folder), &mut sources);
     }
-    for rule in rules.skip(1) {
-        let tests = rule.rsplit('|').nth(1).unwrap().split('`').skip(1).step_by(2);
+    for row in table.lines().filter(|line| line.starts_with("| ")).skip(1) {
+        let tests = row.rsplit('|').nth(1).unwrap().split('`').skip(1).step_by(2);
         let gone: Vec<&str> =
             tests.clone().filter(|test| !sources.contains(&format!("fn {test}("))).collect();
-        assert!(tests.count() > 0 && gone.is_empty(), "no test {gone:?} for {rule}");
+        assert!(tests.count() > 0 && gone.is_empty(), "no test {gone:?} for {row}");
     }
 }
 

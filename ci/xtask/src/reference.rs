@@ -14,8 +14,9 @@ const PACKAGE: &str = ".phalanx.v1.";
 const INTERNAL: &str = "phalanx/v1/agents.proto";
 const HEAD: &str = "# gRPC reference
 
-Package `phalanx.v1`, generated from [the proto files](../../api/proto/phalanx/v1) by `cargo xtask proto`. Calls carry the token as
-`authorization: Bearer TOKEN`; reflection and health are on. Errors are `google.rpc.Status` with details, as
+Package `phalanx.v1`, generated from
+[the proto files](https://github.com/phalanx-ml/phalanx/tree/main/api/proto/phalanx/v1) by `cargo xtask proto`. Calls carry
+the token as `authorization: Bearer TOKEN`; reflection and health are on. Errors are `google.rpc.Status` with details, as
 [HTTP](../http.md#errors) lists them. A message has at most 4 MiB.
 ";
 
