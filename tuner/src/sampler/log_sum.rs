@@ -30,7 +30,12 @@ impl LogSum {
         let mut sums = [0.0; LANES];
         let (chunks, rest) = terms.as_chunks::<LANES>();
         let (weights, last) = weights.as_chunks::<LANES>();
+        let floor = self.largest - NEGLIGIBLE;
         for (chunk, weights) in chunks.iter().zip(weights) {
+            // In many dimensions most terms are far below, and young neighbours are so together.
+            if !chunk.iter().fold(false, |any, term| any | (*term > floor)) {
+                continue;
+            }
             for lane in 0..LANES {
                 sums[lane] += weights[lane] * exp(chunk[lane] - self.largest);
             }
@@ -66,10 +71,8 @@ fn exp(x: f64) -> f64 {
     const SHIFT: f64 = 1.5 * (1_u64 << 52) as f64;
     /// ln 2 in two parts; a whole number of the first is exact.
     const LN_2: [f64; 2] = [6.931_471_803_691_238e-1, 1.908_214_929_270_588e-10];
-    /// 1/k! from k = 12 on: for half of ln 2 what is left out is beyond the last digit.
-    const FACTORIALS: [f64; 13] = [
-        1.0 / 479_001_600.0,
-        1.0 / 39_916_800.0,
+    /// 1/k! from k = 10 on: for half of ln 2 what is left out is in the thirteenth digit.
+    const FACTORIALS: [f64; 11] = [
         1.0 / 3_628_800.0,
         1.0 / 362_880.0,
         1.0 / 40_320.0,
@@ -96,10 +99,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exponentials_have_all_their_digits() {
+    fn exponentials_have_twelve_digits() {
         for step in 0..45_000 {
             let x = -1e-3 * f64::from(step);
-            assert!((exp(x) / x.exp() - 1.0).abs() < 1e-15, "{x}: {} and {}", exp(x), x.exp());
+            assert!((exp(x) / x.exp() - 1.0).abs() < 1e-12, "{x}: {} and {}", exp(x), x.exp());
         }
         assert!(exp(f64::NEG_INFINITY) < 1e-19);
     }

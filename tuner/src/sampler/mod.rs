@@ -6,6 +6,7 @@ mod duel;
 mod fidelity;
 mod gp;
 mod grid;
+mod latin;
 mod leaders;
 mod log_sum;
 mod normal;
@@ -125,6 +126,9 @@ impl Samplers {
             Origin::Grid => {
                 let point = self.grid.as_mut().and_then(|grid| grid.next(view.space, given));
                 return point.map_or(Suggestion::Exhausted, |point| Suggestion::of(Origin::Grid, point));
+            }
+            Origin::Random if self.tpe.is_some() => {
+                Some(latin::suggest(view, given, tpe::STARTUP_TRIALS as u64))
             }
             Origin::Sobol => Some(sobol::suggest(view, given, self.sobol_trials)),
             Origin::Gp => self.gp.as_mut().and_then(|gp| gp.suggest(view, given)),

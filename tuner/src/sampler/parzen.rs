@@ -5,6 +5,10 @@
 //! Observations come and go one at a time; what is dear to compute (the mass that truncation leaves) is kept for every
 //! kernel whose place and width have not changed.
 
+mod along;
+
+pub(super) use along::Along;
+
 use super::log_sum::LogSum;
 use super::normal::{cdf, log_mass, quantile};
 use crate::space::{Axis, Scale};
@@ -192,14 +196,15 @@ impl Parzen {
     /// ln of the density at candidates, each one float per dimension.
     pub(super) fn log_pdf(&self, candidates: &[Vec<f64>]) -> Vec<f64> {
         let rows: Vec<Vec<Row<'_>>> = candidates.iter().map(|candidate| self.rows(candidate)).collect();
-        // With the widest vectors of the processor at hand: elements stay what they are.
-        let sums =
-            pulp::Arch::new().dispatch(Mixture { base: &self.base, weights: &self.weights, rows: &rows });
-        sums.into_iter().map(LogSum::ln).collect()
+        Mixture { base: &self.base, weights: &self.weights, rows: &rows }.log_sums()
     }
 
     fn rows(&self, candidate: &[f64]) -> Vec<Row<'_>> {
-        let rows = self.dims.iter().zip(candidate).map(|(dim, &float)| match dim {
+        self.dims.iter().zip(candidate).map(|(dim, float)| self.row(dim, *float)).collect()
+    }
+
+    fn row<'a>(&self, dim: &'a Dim, float: f64) -> Row<'a> {
+        match dim {
             Dim::Numeric(kernels) if kernels.scale.step == 0.0 => {
                 Row::Density { x: kernels.scale.bend(float), mu: &kernels.mu, sharpness: &kernels.sharpness }
             }
@@ -216,8 +221,7 @@ impl Parzen {
                     prior: -(*count as f64).ln(),
                 }
             }
-        });
-        rows.collect()
+        }
     }
 }
 
@@ -269,6 +273,13 @@ struct Mixture<'a> {
     base: &'a [f64],
     weights: &'a [f64],
     rows: &'a [Vec<Row<'a>>],
+}
+
+impl Mixture<'_> {
+    /// ln of each candidate's sum, with the widest vectors of the processor at hand: elements stay what they are.
+    fn log_sums(self) -> Vec<f64> {
+        pulp::Arch::new().dispatch(self).into_iter().map(LogSum::ln).collect()
+    }
 }
 
 impl pulp::WithSimd for Mixture<'_> {

@@ -99,6 +99,28 @@ fn observations_that_came_and_went_leave_nothing_behind() {
 }
 
 #[test]
+fn dimension_by_dimension_the_density_is_the_same() {
+    let fixture: Fixture = serde_json::from_str(FIXTURE).unwrap();
+    for case in fixture.cases.iter().filter(|case| case.points.len() > 1) {
+        let parzen = case.parzen();
+        let (from, to) = (&case.points[0], &case.points[1]);
+        let mut along = Along::new(&parzen, from);
+        let mut point = from.clone();
+        for dim in 0..from.len() {
+            let whole = |float: f64| {
+                let mut point = point.clone();
+                point[dim] = float;
+                point
+            };
+            let expected = parzen.log_pdf(&[whole(from[dim]), whole(to[dim])]);
+            assert_close(&along.log_pdf(&[from[dim], to[dim]]), &expected, &case.name);
+            along.settle(to[dim]);
+            point[dim] = to[dim];
+        }
+    }
+}
+
+#[test]
 fn draws_follow_the_density() {
     let fixture: Fixture = serde_json::from_str(FIXTURE).unwrap();
     for name in ["choice 7", "int 7", "step 7"] {

@@ -1,15 +1,16 @@
 //! The tree-structured Parzen estimator: what is likely under the good trials and unlikely under the others.
 //!
 //! Bergstra et al. 2011, multivariate as in Falkner et al. 2018, with the constants of Optuna 5 (Watanabe,
-//! arXiv 2304.11127). Parameters that are always there together are one group with one estimator; running trials count
-//! among the others (constant liar), so that trials in flight keep apart.
+//! arXiv 2304.11127); other than there, the random start is a Latin hypercube, and the best candidate's numbers are refined.
+//! Parameters that are always there together are one group with one estimator; running trials count among the others
+//! (constant liar), so that trials in flight keep apart.
 //!
 //! With several objectives (Ozaki et al. 2022) the good trials are the foremost fronts, of the last one those of most
 //! hypervolume, and every parameter has an estimator of its own, as in Optuna 5: good trials lie all along the front, and
 //! what is good of one parameter says little of another.
 
 use super::leaders::{self, Leaders};
-use super::parzen::Parzen;
+use super::parzen::{Along, Parzen};
 use super::rank::Rank;
 use super::{View, random};
 use crate::random::Stream;
@@ -22,13 +23,17 @@ use std::collections::BTreeSet;
 pub(super) const STARTUP_TRIALS: usize = 10;
 /// Candidates drawn from the good trials, of which the best is taken.
 const CANDIDATES: usize = 24;
+/// Then each of its numbers is drawn anew so often from the same good trial, and kept where that is better: in many
+/// dimensions the best of a few whole draws is still a poor one. What is chosen of a list stays, so that choices are as
+/// varied as draws are.
+const REFINEMENTS: usize = 2;
 /// This share of the ended trials is good …
 const GOOD_SHARE: f64 = 0.1;
 /// … but no more than so many.
 const MAX_GOOD: usize = 25;
 /// The youngest of the others count, and no more: older ones have little weight, and would make each trial of a long
 /// search dearer than the one before.
-const MAX_OTHERS: usize = 500;
+const MAX_OTHERS: usize = 300;
 
 /// How many of so many ended trials are good.
 pub(super) fn good_count(ended: usize) -> usize {
@@ -200,27 +205,44 @@ fn settle_single(space: &Space, proposal: &mut Point) {
     }
 }
 
+/// The best of some draws from the good trials, its numbers refined one after the other.
 fn best_candidate(view: &View<'_>, group: &Group, given: &[Option<f64>]) -> Vec<f64> {
-    let name = |param: usize| view.space.params()[param].name.as_str();
-    let mut kernels = Stream::new(view.seed, view.number(), "tpe kernel", name(group.params[0]));
+    let stream = |purpose, param: usize| {
+        Stream::new(view.seed, view.number(), purpose, &view.space.params()[param].name)
+    };
+    let mut kernels = stream("tpe kernel", group.params[0]);
     let kernels: Vec<usize> = (0..CANDIDATES).map(|_| group.good.pick(kernels.unit())).collect();
     let empty = || Vec::with_capacity(group.params.len());
     let mut candidates: Vec<Vec<f64>> = std::iter::repeat_with(empty).take(CANDIDATES).collect();
     for (dim, &param) in group.params.iter().enumerate() {
-        let mut stream = Stream::new(view.seed, view.number(), "tpe", name(param));
+        let mut stream = stream("tpe", param);
         for (candidate, kernel) in candidates.iter_mut().zip(&kernels) {
             let float = group.good.draw(dim, *kernel, stream.unit());
             candidate.push(given[param].unwrap_or(float));
         }
     }
-    let (good, others) = (group.good.log_pdf(&candidates), group.others.log_pdf(&candidates));
-    let mut best = 0;
-    for index in 1..CANDIDATES {
-        if good[index] - others[index] > good[best] - others[best] {
-            best = index;
+    let best = most_promising(&group.good.log_pdf(&candidates), &group.others.log_pdf(&candidates));
+    let (mut candidate, kernel) = (candidates.swap_remove(best), kernels[best]);
+    let (mut good, mut others) = (Along::new(&group.good, &candidate), Along::new(&group.others, &candidate));
+    for (dim, &param) in group.params.iter().enumerate() {
+        if given[param].is_none() && matches!(view.space.params()[param].axis, Axis::Numeric(_)) {
+            let mut stream = stream("tpe refine", param);
+            let mut floats = vec![candidate[dim]];
+            floats.extend((0..REFINEMENTS).map(|_| group.good.draw(dim, kernel, stream.unit())));
+            candidate[dim] = floats[most_promising(&good.log_pdf(&floats), &others.log_pdf(&floats))];
         }
+        good.settle(candidate[dim]);
+        others.settle(candidate[dim]);
     }
-    candidates.swap_remove(best)
+    candidate
+}
+
+/// Where the first logarithm exceeds the second by most; the first of equals.
+fn most_promising(good: &[f64], others: &[f64]) -> usize {
+    let better = |best: usize, at: usize| {
+        if good[at] - others[at] > good[best] - others[best] { at } else { best }
+    };
+    (0..good.len()).reduce(better).unwrap_or(0)
 }
 
 /// Groups parameters by their conditions, or takes each for itself; parents' groups come first.
