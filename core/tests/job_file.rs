@@ -178,3 +178,19 @@ fn contradictions_are_found() {
     assert!(gang("labels = { zone = { in = [\"a\"], exists = true } }").contains("exactly one"));
     assert!(gang("resources = { gpus = 1 }").contains("no custom resource"));
 }
+
+#[test]
+#[cfg(not(feature = "tch"))]
+fn a_backend_that_the_build_is_without_says_how_to_get_it() {
+    let text = "version = 1\n[train]\nmodel = { kind = \"linear\" }\ndata = { kind = \"csv\", path = \"a\", target = \"b\" }\n\
+                epochs = 1\nbackend = \"tch\"\n";
+    let error = rendered(text);
+    for part in [
+        "`train.backend` is \"tch\", which this build is without",
+        "pip install torch==2.13.0",
+        "LIBTORCH_USE_PYTORCH=1 cargo build --release --features tch",
+        "job.toml:6:",
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+}

@@ -128,17 +128,20 @@ impl Writer {
     }
 
     /// Copies the run and has the copy written; `fill` puts all of a slot's values, by its number, where it is told. Waits
-    /// first for a checkpoint still under way.
+    /// first for a checkpoint still under way. Where a parameter is no number nothing is written, and the answer is false.
     pub(crate) fn write(
         &mut self,
         state: State,
         parameters: &[f32],
         fill: impl Fn(usize, &mut [f32]),
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         self.finish()?;
         let Some(mut snapshot) = self.spare.take() else { unreachable!("no checkpoint is under way") };
+        if !copy_finite(parameters, &mut snapshot.parameters) {
+            self.spare = Some(snapshot);
+            return Ok(false);
+        }
         snapshot.state = state;
-        snapshot.parameters.copy_from_slice(parameters);
         for (at, (_, values)) in snapshot.slots.iter_mut().enumerate() {
             fill(at, values);
         }
@@ -146,7 +149,7 @@ impl Writer {
         // The thread only ends when this writer is gone.
         let sent = self.jobs.send(snapshot);
         assert!(sent.is_ok(), "the checkpoint thread ended early");
-        Ok(())
+        Ok(true)
     }
 
     /// Waits until the checkpoint under way, if any, is durable.
@@ -173,6 +176,18 @@ impl Writer {
     pub(crate) fn latest(&self) -> Option<u64> {
         self.latest
     }
+}
+
+/// Copies as long as the values are finite, and says whether all are. Each block is looked at while it is in the cache, so that
+/// the look costs next to nothing beside the copy.
+fn copy_finite(from: &[f32], to: &mut [f32]) -> bool {
+    const BLOCK: usize = 1 << 13;
+    let magnitude = |value: &f32| value.to_bits() & !(1 << 31);
+    from.chunks(BLOCK).zip(to.chunks_mut(BLOCK)).all(|(from, to)| {
+        to.copy_from_slice(from);
+        // Infinities and NaN have the largest bits; a maximum is vectorised, a search that may stop is not.
+        to.iter().map(magnitude).fold(0, u32::max) < f32::INFINITY.to_bits()
+    })
 }
 
 impl Destination {
@@ -502,4 +517,24 @@ fn parse_checksums(bytes: &[u8]) -> Option<BTreeMap<String, String>> {
 impl State {
     /// The version of the layout that is written.
     pub(crate) const FORMAT: u32 = FORMAT;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_is_no_number_is_seen_wherever_it_is() {
+        let mut to = vec![0.0f32; 20_000];
+        let from: Vec<f32> = (0..to.len()).map(|at| at as f32 - 9_000.0).collect();
+        assert!(copy_finite(&from, &mut to));
+        assert_eq!(from, to);
+        for (at, value) in
+            [(0, f32::NAN), (8_191, f32::INFINITY), (19_999, f32::NEG_INFINITY), (8_192, -f32::NAN)]
+        {
+            let mut from = from.clone();
+            from[at] = value;
+            assert!(!copy_finite(&from, &mut to), "{value} at {at}");
+        }
+    }
 }

@@ -376,16 +376,14 @@ impl<'a> Run<'a> {
         let state = self.state();
         let (loss, step) = (self.loss.unwrap_or(f64::NAN), self.position.step);
         let Some(writer) = &mut self.checkpoints else { return Ok(()) };
-        if !self.model.parameters().iter().all(|parameter| parameter.is_finite()) {
-            return Err(self.diverged(loss, step));
-        }
         // The agent ranks checkpoints by their metrics, so these go first.
         self.reporter.flush()?;
         let parameters = self.model.parameters();
-        match whole {
+        let written = match whole {
             Some(whole) => writer.write(state, parameters, |at, values| values.copy_from_slice(&whole[at])),
             None => writer.write(state, parameters, |at, values| self.optimizer.spread(at, values)),
-        }
+        };
+        if written? { Ok(()) } else { Err(self.diverged(loss, step)) }
     }
 
     fn gather_optimizer(&mut self) -> Result<Vec<Vec<f32>>, Error> {
