@@ -5,6 +5,7 @@
 //! and covers the other three, so that a damaged checkpoint is told from a good one wherever it has travelled.
 
 use crate::Error;
+use crate::layer::wide::wide;
 use crate::model::Tensor;
 use crate::optimizer::Optimizer;
 use crate::report;
@@ -93,9 +94,11 @@ pub(crate) enum Destination {
 /// Writes checkpoints from a thread of its own while training goes on.
 pub(crate) struct Writer {
     jobs: SyncSender<Snapshot>,
-    done: Receiver<Result<Snapshot, Error>>,
+    /// The buffers, and whether they were written: parameters that are no numbers are not.
+    done: Receiver<Result<(Snapshot, bool), Error>>,
     /// The buffers, when no checkpoint is under way.
     spare: Option<Snapshot>,
+    /// The step of the last one that was written.
     latest: Option<u64>,
 }
 
@@ -113,8 +116,9 @@ impl Writer {
         let layout = tensors.to_vec();
         thread::spawn(move || {
             for snapshot in queue {
-                let outcome = destination.deliver(&snapshot, &layout).map(|()| snapshot);
-                if report.send(outcome).is_err() {
+                let finite = all_finite(&snapshot.parameters);
+                let delivered = if finite { destination.deliver(&snapshot, &layout) } else { Ok(()) };
+                if report.send(delivered.map(|()| (snapshot, finite))).is_err() {
                     return;
                 }
             }
@@ -127,67 +131,58 @@ impl Writer {
         Writer { jobs, done, spare, latest: None }
     }
 
-    /// Copies the run and has the copy written; `fill` puts all of a slot's values, by its number, where it is told. Waits
-    /// first for a checkpoint still under way. Where a parameter is no number nothing is written, and the answer is false.
-    pub(crate) fn write(
-        &mut self,
-        state: State,
-        parameters: &[f32],
-        fill: impl Fn(usize, &mut [f32]),
-    ) -> Result<bool, Error> {
-        self.finish()?;
-        let Some(mut snapshot) = self.spare.take() else { unreachable!("no checkpoint is under way") };
-        if !copy_finite(parameters, &mut snapshot.parameters) {
-            self.spare = Some(snapshot);
-            return Ok(false);
-        }
+    /// Copies the run and has the copy written; `fill` puts all of a slot's values, by its number, where it is told. What was
+    /// under way must have [ended](Self::finish).
+    pub(crate) fn write(&mut self, state: State, parameters: &[f32], fill: impl Fn(usize, &mut [f32])) {
+        let Some(mut snapshot) = self.spare.take() else { unreachable!("a checkpoint is under way") };
         snapshot.state = state;
+        snapshot.parameters.copy_from_slice(parameters);
         for (at, (_, values)) in snapshot.slots.iter_mut().enumerate() {
             fill(at, values);
         }
-        self.latest = Some(snapshot.state.position.step);
         // The thread only ends when this writer is gone.
         let sent = self.jobs.send(snapshot);
         assert!(sent.is_ok(), "the checkpoint thread ended early");
-        Ok(true)
     }
 
-    /// Waits until the checkpoint under way, if any, is durable.
-    pub(crate) fn finish(&mut self) -> Result<(), Error> {
+    /// Waits until the checkpoint under way, if any, is durable. The answer is whether it was written: one with parameters
+    /// that are no numbers is not.
+    pub(crate) fn finish(&mut self) -> Result<bool, Error> {
         if self.spare.is_some() {
-            return Ok(());
+            return Ok(true);
         }
-        match self.done.recv_timeout(WRITE_DEADLINE) {
-            Ok(outcome) => {
-                self.spare = Some(outcome?);
-                Ok(())
-            }
-            Err(_) => Err(Error::Checkpoint {
-                path: PathBuf::from(format!("of step {}", self.latest.unwrap_or(0))),
+        let Ok(outcome) = self.done.recv_timeout(WRITE_DEADLINE) else {
+            return Err(Error::Checkpoint {
+                path: PathBuf::from(match self.latest {
+                    Some(step) => format!("after that of step {step}"),
+                    None => "that was to be the first".to_owned(),
+                }),
                 reason: format!(
                     "not durable after {} s; the disk is stuck or full",
                     WRITE_DEADLINE.as_secs()
                 ),
-            }),
+            });
+        };
+        let (snapshot, written) = outcome?;
+        if written {
+            self.latest = Some(snapshot.state.position.step);
         }
+        self.spare = Some(snapshot);
+        Ok(written)
     }
 
-    /// The step of the last checkpoint.
+    /// The step of the last checkpoint that was written.
     pub(crate) fn latest(&self) -> Option<u64> {
         self.latest
     }
 }
 
-/// Copies as long as the values are finite, and says whether all are. Each block is looked at while it is in the cache, so that
-/// the look costs next to nothing beside the copy.
-fn copy_finite(from: &[f32], to: &mut [f32]) -> bool {
-    const BLOCK: usize = 1 << 13;
-    let magnitude = |value: &f32| value.to_bits() & !(1 << 31);
-    from.chunks(BLOCK).zip(to.chunks_mut(BLOCK)).all(|(from, to)| {
-        to.copy_from_slice(from);
-        // Infinities and NaN have the largest bits; a maximum is vectorised, a search that may stop is not.
-        to.iter().map(magnitude).fold(0, u32::max) < f32::INFINITY.to_bits()
-    })
+wide! {
+    /// Whether all values are numbers. Infinities and NaN have the largest bits; a maximum is vectorised, a search that may
+    /// stop is not.
+    fn all_finite(values: &[f32]) -> bool {
+        values.iter().map(|value| value.to_bits() & !(1 << 31)).fold(0, u32::max) < f32::INFINITY.to_bits()
+    }
 }
 
 impl Destination {
@@ -525,16 +520,12 @@ mod tests {
 
     #[test]
     fn a_value_that_is_no_number_is_seen_wherever_it_is() {
-        let mut to = vec![0.0f32; 20_000];
-        let from: Vec<f32> = (0..to.len()).map(|at| at as f32 - 9_000.0).collect();
-        assert!(copy_finite(&from, &mut to));
-        assert_eq!(from, to);
-        for (at, value) in
-            [(0, f32::NAN), (8_191, f32::INFINITY), (19_999, f32::NEG_INFINITY), (8_192, -f32::NAN)]
-        {
-            let mut from = from.clone();
-            from[at] = value;
-            assert!(!copy_finite(&from, &mut to), "{value} at {at}");
+        let values: Vec<f32> = (0..1_003).map(|at| (at as f32 - 500.0) * 1e35).collect();
+        assert!(all_finite(&values) && all_finite(&[]));
+        for (at, value) in [(0, f32::NAN), (500, f32::INFINITY), (1_002, f32::NEG_INFINITY), (7, -f32::NAN)] {
+            let mut values = values.clone();
+            values[at] = value;
+            assert!(!all_finite(&values), "{value} at {at}");
         }
     }
 }

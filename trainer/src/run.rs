@@ -357,7 +357,7 @@ impl<'a> Run<'a> {
 
     fn diverged(&mut self, loss: f64, step: u64) -> Error {
         let written = match &mut self.checkpoints {
-            Some(writer) => writer.finish().ok().and_then(|()| writer.latest()),
+            Some(writer) => writer.finish().ok().and_then(|_| writer.latest()),
             None => None,
         };
         let last_checkpoint = match written.or(self.restored) {
@@ -379,11 +379,14 @@ impl<'a> Run<'a> {
         // The agent ranks checkpoints by their metrics, so these go first.
         self.reporter.flush()?;
         let parameters = self.model.parameters();
-        let written = match whole {
+        if !writer.finish()? {
+            return Err(self.diverged(loss, step));
+        }
+        match whole {
             Some(whole) => writer.write(state, parameters, |at, values| values.copy_from_slice(&whole[at])),
             None => writer.write(state, parameters, |at, values| self.optimizer.spread(at, values)),
-        };
-        if written? { Ok(()) } else { Err(self.diverged(loss, step)) }
+        }
+        Ok(())
     }
 
     fn gather_optimizer(&mut self) -> Result<Vec<Vec<f32>>, Error> {
@@ -408,8 +411,9 @@ impl<'a> Run<'a> {
 
     fn end(mut self, stopped: bool) -> Result<Outcome, Error> {
         self.reporter.flush()?;
-        if let Some(writer) = &mut self.checkpoints {
-            writer.finish()?;
+        let written = self.checkpoints.as_mut().map_or(Ok(true), Writer::finish)?;
+        if !written {
+            return Err(self.diverged(self.loss.unwrap_or(f64::NAN), self.position.step));
         }
         let export = self.train.export.as_ref().filter(|_| !stopped);
         if let Some(path) = export.map(|path| self.spec.base_dir.join(path)) {
