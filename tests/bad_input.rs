@@ -456,3 +456,59 @@ async fn every_method_refuses_what_makes_no_sense_with_a_reason() {
     assert_eq!(state().await, before, "what was refused has changed nothing");
     assert!(home.run(["secret", "list"]).expect(0).out().is_empty());
 }
+
+#[tokio::test]
+async fn clients_that_vanish_leave_nothing_behind() {
+    let home = Home::new();
+    let service = Service::start(&home);
+    let client = Client::to(&service).await;
+    let flood =
+        pb::SubmitRequest { toml: script("while :; do echo x; sleep 0.005; done"), ..Default::default() };
+    let job = client.call("Jobs.Submit", &[&client.token], &[&flood.encode_to_vec()]).await.unwrap().unwrap();
+    let id = pb::Job::decode(job).unwrap().id;
+    // Of the descriptors only these: the pool of the store grows with those who read, and stays.
+    let open = || {
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", service.child.id())).unwrap();
+        let links = descriptors.filter_map(|descriptor| std::fs::read_link(descriptor.ok()?.path()).ok());
+        links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
+    };
+    let before = open();
+    let host = service.http.strip_prefix("http://").unwrap();
+    let head = |method: &str, path: &str| {
+        format!(
+            "{method} /api/v1/{path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {}\r\n",
+            client.token
+        )
+    };
+    let watch = head("GET", &format!("events?watch=jobs,logs:{id},metrics:{id}"));
+    let follow = head("GET", &format!("jobs/{id}/logs?follow=true"));
+    let half = head("POST", "jobs")
+        + "Content-Type: application/json\r\nContent-Length: 1000000\r\n\r\n{\"toml\": \"";
+    let mut streams = Vec::new();
+    for request in [format!("{watch}\r\n"), format!("{follow}\r\n"), half] {
+        for _ in 0..40 {
+            let mut stream = std::net::TcpStream::connect(host).unwrap();
+            std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
+            streams.push(stream);
+        }
+    }
+    let logs = pb::JobLogsRequest { id: id.clone(), follow: true, ..Default::default() }.encode_to_vec();
+    let mut channels = Vec::new();
+    for _ in 0..20 {
+        let other = Client::to(&service).await;
+        other.call("Jobs.Logs", &[&other.token], &[&logs]).await.unwrap();
+        channels.push(other);
+    }
+    eventually("they are all there", LIMIT, || open() >= before + 120);
+    // No farewell: what they were sent lies unread, so that they are reset.
+    drop((streams, channels));
+    tokio::task::yield_now().await;
+    let deadline = std::time::Instant::now() + LIMIT;
+    while open() > before {
+        assert!(std::time::Instant::now() < deadline, "{} sockets of {before}", open());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    client.serves().await;
+    assert_eq!(home.run(["describe", &id, "--json"]).expect(0).json()["state"], "RUNNING");
+    home.run(["cancel", &id]).expect(0);
+}

@@ -4,7 +4,7 @@
 mod support;
 
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -183,15 +183,22 @@ fn a_new_token_shuts_the_old_one_out_under_way() {
     assert_eq!(ended(&mut with_old(&["ps"])).code, 0);
     let follower =
         with_old(&["logs", "-f", &id]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let host = service.http.strip_prefix("http://").unwrap();
+    let mut page = std::net::TcpStream::connect(host).unwrap();
+    let head = format!("GET /api/v1/events HTTP/1.0\r\nHost: {host}\r\nAuthorization: Bearer {old}\r\n\r\n");
+    page.write_all(head.as_bytes()).unwrap();
+    page.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     std::thread::sleep(Duration::from_millis(500));
     let new = home.run(["token", "--rotate"]).expect(0).out();
+    let mut told = String::new();
+    page.read_to_string(&mut told).expect("the page's stream ends with the token");
+    assert!(told.contains("event: hello") || told.contains("event:hello"), "{told}");
     assert_ne!(new.trim(), old);
     assert_eq!(service.token(), new.trim());
     let cut = finish(follower);
     assert!(cut.code != 0 && cut.err().contains("token"), "{}: {}", cut.code, cut.err());
     assert_eq!(ended(&mut with_old(&["ps"])).code, 1);
     home.run(["ps"]).expect(0);
-    let host = service.http.strip_prefix("http://").unwrap();
     let get = |token: &str| {
         let head = format!("GET /api/v1/jobs HTTP/1.0\nHost: {host}\nAuthorization: Bearer {token}\n\n");
         service.http(&head).0

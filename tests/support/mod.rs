@@ -159,7 +159,13 @@ impl Service {
     }
 
     pub(crate) fn start_with(home: &Home, args: &[&str]) -> Service {
+        Service::start_in(home, args, &[])
+    }
+
+    /// With variables in its environment.
+    pub(crate) fn start_in(home: &Home, args: &[&str], variables: &[(&str, &str)]) -> Service {
         let mut command = home.phalanx(["up", "--json"].iter().chain(args));
+        command.envs(variables.iter().copied());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
