@@ -1,22 +1,30 @@
-//! The guard: one process per attempt and node that owns the attempt's processes (`phalanx guard`, hidden).
+//! The guard: a process that owns the processes of one attempt on its node at a time (`phalanx guard`, hidden).
 //!
-//! It reads its [`Plan`] from standard input, talks to its agent over a packet socket at standard output, inherits every
-//! orphan of the attempt (a child subreaper) and ends when no process of the attempt is left. When its agent dies it ends
-//! the attempt by itself. It is synchronous, single-threaded and small, so that it starts in a few milliseconds.
+//! It talks to its agent over a packet socket at standard output, is handed the [`Plan`] of an attempt there, inherits
+//! every orphan of it (a child subreaper), and is done when no process of the attempt is left: then it waits for the next
+//! one. When its agent dies it ends the attempt by itself. It is synchronous, single-threaded and small, so that it starts
+//! in a few milliseconds, and so that a rank of the built-in trainer may be a fork of it, which costs much less than a new
+//! program: nothing of an attempt stays in the guard, so that no rank sees anything of one before it.
 
 mod rank;
+mod title;
 mod watch;
 
 use super::containment::MemoryGroups;
+use nix::cmsg_space;
 use nix::errno::Errno;
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use phalanx_core::Rank;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
-use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::Duration;
+pub(super) use title::{ROOM, ROOM_BYTES, has_room_for};
 
 /// Longest message between a guard and its agent.
 pub(super) const MESSAGE_BYTES: usize = 64 << 10;
@@ -37,9 +45,18 @@ pub(super) struct Plan {
     /// Where they run.
     pub(super) workdir: PathBuf,
     /// What they run.
-    pub(super) command: Vec<OsString>,
+    pub(super) work: Work,
     /// The ranks.
     pub(super) ranks: Vec<RankPlan>,
+}
+
+/// What ranks run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Work {
+    /// A program and its arguments.
+    Program(Vec<OsString>),
+    /// The built-in trainer in a fork of the guard; its specification as JSON.
+    Fork(String),
 }
 
 /// Where groups for memory limits are made.
@@ -84,13 +101,18 @@ pub(super) enum FromGuard {
 /// What an agent says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum ToGuard {
+    /// Run an attempt; the file of its plan comes along. Said only to a guard that has none.
+    Run,
     /// SIGTERM to all now, SIGKILL after the grace; a repetition only brings the end forward.
     End { grace: Duration },
 }
 
-/// The guard's whole life; the exit code of its process.
-pub fn guard_main() -> i32 {
-    match run() {
+/// A rank of the built-in trainer: trains what the JSON specifies, with the rest in the environment; its exit code.
+pub type WorkerMain = fn(&str) -> i32;
+
+/// The guard's whole life; the exit code of its process. It must be the only thread.
+pub fn guard_main(worker: WorkerMain) -> i32 {
+    match run(worker) {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("phalanx guard: {error}; it is started by the agent and not by hand");
@@ -99,18 +121,79 @@ pub fn guard_main() -> i32 {
     }
 }
 
-fn run() -> io::Result<()> {
+fn run(worker: WorkerMain) -> io::Result<()> {
     // A session of its own: no Ctrl-C of a terminal reaches the ranks by another way than the agent.
     let _ = nix::unistd::setsid();
     close_inherited();
     nix::sys::prctl::set_child_subreaper(true)?;
-    let plan: Plan = serde_json::from_reader(io::BufReader::new(io::stdin().lock()))?;
     let socket = nix::unistd::dup(io::stdout())?;
     nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
-    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
     nix::unistd::dup2_stdout(&null)?;
-    watch::Guard::new(plan, socket)?.run()
+    drop(null);
+    ignore_requests_to_end();
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGCHLD);
+    mask.thread_block()?;
+    let deaths = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    while let Some(plan) = next_plan(&socket)? {
+        if !watch::Guard::new(plan, socket.as_fd(), &deaths, worker).run()? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Only the agent ends an attempt; whoever signals whole groups or cgroups reaches the agent too.
+#[allow(unsafe_code)]
+fn ignore_requests_to_end() {
+    for each in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGPIPE] {
+        // SAFETY: an ignored signal runs no code of ours; ranks get the default back before they are any.
+        let _ = unsafe { signal(each, SigHandler::SigIgn) };
+    }
+}
+
+/// Waits for an attempt to run; `None` once the agent wants no more.
+fn next_plan(socket: &OwnedFd) -> io::Result<Option<Plan>> {
+    loop {
+        let (text, file) = receive(socket)?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        match (serde_json::from_slice(&text)?, file) {
+            (ToGuard::Run, Some(file)) => {
+                return Ok(Some(serde_json::from_reader(io::BufReader::new(file))?));
+            }
+            // For the attempt before, whose end has crossed it.
+            (ToGuard::End { .. }, _) => {}
+            (ToGuard::Run, None) => return Err(io::Error::other("a plan has come without its file")),
+        }
+    }
+}
+
+#[allow(unsafe_code)]
+fn receive(socket: &OwnedFd) -> io::Result<(Vec<u8>, Option<File>)> {
+    let mut text = vec![0; MESSAGE_BYTES];
+    let mut space = cmsg_space!(RawFd);
+    let (length, file) = loop {
+        let mut parts = [IoSliceMut::new(&mut text)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let received = match recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags) {
+            Err(Errno::EINTR) => continue,
+            // The agent has died with something of ours unread.
+            Err(Errno::ECONNRESET) => return Ok((Vec::new(), None)),
+            other => other?,
+        };
+        let rights = received.cmsgs()?.find_map(|message| match message {
+            ControlMessageOwned::ScmRights(descriptors) => descriptors.first().copied(),
+            _ => None,
+        });
+        // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+        break (received.bytes, rights.map(|descriptor| unsafe { File::from_raw_fd(descriptor) }));
+    };
+    text.truncate(length);
+    Ok((text, file))
 }
 
 /// What a careless parent of the agent left open must not reach the ranks.

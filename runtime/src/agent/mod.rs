@@ -21,7 +21,7 @@ mod sweep;
 
 pub use checkpoint::{CheckpointError, MANIFEST, Manifest, ManifestFile};
 pub use containment::{Containment, containment};
-pub use guard::guard_main;
+pub use guard::{WorkerMain, guard_main};
 pub use machine::AgentMachine;
 
 use crate::store::{DataLock, StoreError};
@@ -37,9 +37,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
-use supervisor::Ground;
+use supervisor::{Ground, Guards};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
@@ -178,13 +178,16 @@ async fn open(config: &AgentConfig) -> Result<(Arc<Ground>, AgentMachine, Vec<Ou
         containment,
         outbox: Arc::new(outbox),
         checkpoints,
-        guards: Mutex::default(),
+        guards: Guards::default(),
     });
     let swept = ground.clone();
     let swept = tokio::task::spawn_blocking(move || sweep::sweep(&swept))
         .await
         .unwrap_or_else(|error| Err(error.into()));
     let mut cut: BTreeSet<_> = swept.map_err(at("sweep", places::attempts_folder(&config.data_dir)))?;
+    if let Containment::Cgroup(parent) = &ground.containment {
+        places::note_groups(&config.data_dir, parent).map_err(at("write in", config.data_dir.clone()))?;
+    }
     cut.extend(left.open);
     let (machine, outputs) = AgentMachine::restore(left.said.into_iter().collect(), cut);
     Ok((ground, machine, outputs))

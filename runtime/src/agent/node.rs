@@ -79,18 +79,22 @@ impl Node {
                     ending = true;
                     self.take(Input::EndAll);
                 }
-                _ = look.tick() => if contact.silence() >= self.config.node_timeout {
-                    if self.machine.is_busy() {
-                        tracing::warn!("the service cannot be reached; ending its ranks");
+                _ = look.tick() => {
+                    self.ground.guards.thin_out();
+                    if contact.silence() >= self.config.node_timeout {
+                        if self.machine.is_busy() {
+                            tracing::warn!("the service cannot be reached; ending its ranks");
+                        }
+                        self.take(Input::EndAll);
+                        ending |= self.config.exit_when_alone;
                     }
-                    self.take(Input::EndAll);
-                    ending |= self.config.exit_when_alone;
-                },
+                }
             }
             if ending && !self.machine.is_busy() {
                 break;
             }
         }
+        self.ground.guards.close().await;
         if contact.silence() < self.config.node_timeout {
             self.last_words().await;
         }

@@ -4,7 +4,7 @@ use phalanx_core::Rank;
 use phalanx_core::id::AttemptId;
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 const SOCKET_PATH_BYTES: usize = 107;
 /// The longest name of a socket: a rank of the largest gang.
 const LONGEST_SOCKET: &str = "65535.sock";
-/// The file that names the attempt's cgroup.
-const GROUP_FILE: &str = "cgroup";
+/// The file that names the cgroup beneath which attempts have theirs.
+const GROUPS_FILE: &str = "cgroup";
 
 /// The file of a trial's parameters.
 const PARAMS_FILE: &str = "params.json";
@@ -30,6 +30,18 @@ pub(super) struct AttemptPlaces {
 /// The folder of all attempts beneath an agent's data folder.
 pub(super) fn attempts_folder(data_dir: &Path) -> PathBuf {
     data_dir.join("run")
+}
+
+/// Remembers where attempts' cgroups are, for an agent that finds their folders after this one was killed.
+pub(super) fn note_groups(data_dir: &Path, parent: &Path) -> io::Result<()> {
+    fs::write(data_dir.join(GROUPS_FILE), parent.as_os_str().as_bytes())
+}
+
+/// Where attempts' cgroups are, as an earlier agent has noted it. Whatever it says, only groups with names of this folder's
+/// attempts are looked for there.
+pub(super) fn noted_groups(data_dir: &Path) -> Option<PathBuf> {
+    let noted = fs::read(data_dir.join(GROUPS_FILE)).ok()?;
+    Some(PathBuf::from(std::ffi::OsString::from_vec(noted))).filter(|path| path.is_absolute())
 }
 
 /// Tells the agents of different data folders apart, in names that all of them share.
@@ -89,19 +101,6 @@ impl AttemptPlaces {
     /// The name of the attempt's groups.
     pub(super) fn group_name(&self) -> String {
         self.group_name.clone()
-    }
-
-    /// Remembers the attempt's cgroup, for an agent that finds the folder after this one was killed.
-    pub(super) fn note_group(&self, group: &Path) -> io::Result<()> {
-        fs::write(self.folder.join(GROUP_FILE), group.as_os_str().as_bytes())
-    }
-
-    /// The attempt's cgroup, as an earlier agent has noted it.
-    pub(super) fn noted_group(&self) -> Option<PathBuf> {
-        let noted = fs::read_to_string(self.folder.join(GROUP_FILE)).ok()?;
-        let path = PathBuf::from(noted);
-        // A torn note must not lead anywhere else.
-        path.file_name().is_some_and(|name| name == self.group_name.as_str()).then_some(path)
     }
 
     /// Removes all of them.

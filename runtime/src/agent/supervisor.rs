@@ -1,11 +1,12 @@
 //! One attempt on this node: its folder, its guard, the pipes and sockets of its ranks.
 
+mod guards;
 mod link;
+mod plan;
 
 use super::checkpoint::Checkpoints;
 use super::containment::{Containment, KILL_BOUND, Leaf, MemoryGroups, Process, end_processes, processes};
-use super::environment::{Places, of_rank};
-use super::guard::{FromGuard, Groups, Plan, RankPlan, ToGuard};
+use super::guard::{FromGuard, ToGuard};
 use super::logs::{LogReader, Source};
 use super::machine::Input;
 use super::outbox::Outbox;
@@ -13,8 +14,9 @@ use super::places::AttemptPlaces;
 use super::redact::Redactor;
 use super::socket::Sockets;
 use super::sweep;
-use crate::launch::{Launch, LaunchWork};
+use crate::launch::Launch;
 use crate::protocol::{Happening, RankExit};
+pub(super) use guards::Guards;
 use link::GuardLink;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
@@ -22,15 +24,14 @@ use phalanx_core::Rank;
 use phalanx_core::flight::{self, LastWords};
 use phalanx_core::id::AttemptId;
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 /// How much longer than its own bounds a guard may take before it is taken for stuck.
 const GUARD_MARGIN: Duration = Duration::from_secs(5);
@@ -47,8 +48,7 @@ pub(super) struct Ground {
     pub(super) memory_groups: MemoryGroups,
     pub(super) outbox: Arc<Outbox>,
     pub(super) checkpoints: Checkpoints,
-    /// Guards that live: the only children that this agent wants.
-    pub(super) guards: Mutex<BTreeSet<i32>>,
+    pub(super) guards: Guards,
 }
 
 #[derive(Debug)]
@@ -153,16 +153,9 @@ impl Attempt {
         for rank in &launch.ranks {
             sockets.open(rank.rank, &places.socket(rank.rank))?;
         }
-        let leaf_path = make_leaf(ground, places);
-        let leaf = leaf_path.clone().map(Leaf::at);
-        let plan = plan(ground, launch, places, leaf_path)?;
-        let guard = {
-            // Known before anybody looks for children that are no guards.
-            let mut guards = ground.guards.lock().unwrap_or_else(PoisonError::into_inner);
-            let guard = GuardLink::start(&ground.program, &plan)?;
-            guards.insert(guard.pid());
-            guard
-        };
+        let plan = plan::plan(ground, launch, places)?;
+        let leaf = plan.leaf.clone().map(Leaf::at);
+        let guard = ground.guards.run(&ground.program, &plan)?;
         Ok(Attempt {
             ground: ground.clone(),
             attempt: launch.attempt,
@@ -220,6 +213,9 @@ impl Attempt {
                     stuck_at = never;
                 }
             }
+            if self.unreaped.is_some() {
+                break;
+            }
             if self.open.is_empty() && stuck_at == never {
                 stuck_at = Instant::now() + self.grace + KILL_BOUND + GUARD_MARGIN;
             }
@@ -259,13 +255,11 @@ impl Attempt {
     }
 
     async fn finish(mut self) -> String {
-        let pid = self.guard.pid();
-        if timeout(GUARD_MARGIN, self.guard.ended()).await.is_err() {
-            self.guard.kill();
-            // A killed process that is not reaped at once is reaped by the runtime later.
-            let _ = timeout(GUARD_MARGIN, self.guard.ended()).await;
+        // One that has said so has nothing left of the attempt.
+        let clean = self.unreaped.as_deref() == Some("");
+        if !clean {
+            self.ground.guards.end(&mut self.guard).await;
         }
-        self.ground.guards.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
         let unreaped = match self.unreaped.take() {
             Some(unreaped) => unreaped,
             None => self.avenge().await,
@@ -280,6 +274,9 @@ impl Attempt {
             let exit = RankExit { rank, code: KILLED_CODE, message, asked: false, not_started: false };
             // An agent that is going away asks nobody.
             let _ = self.inputs.send(Input::Exited { attempt: self.attempt, exit });
+        }
+        if clean {
+            self.ground.guards.take_back(self.guard);
         }
         unreaped
     }
@@ -325,23 +322,10 @@ impl Attempt {
     }
 }
 
-/// The attempt's cgroup, noted for whoever comes after; without one its guard holds it alone.
-fn make_leaf(ground: &Ground, places: &AttemptPlaces) -> Option<PathBuf> {
-    let Containment::Cgroup(parent) = &ground.containment else { return None };
-    let path = parent.join(places.group_name());
-    match places.note_group(&path).and_then(|()| Leaf::create(path.clone())) {
-        Ok(_) => Some(path),
-        Err(error) => {
-            tracing::warn!(%error, path = %path.display(), "no cgroup for an attempt; its guard holds it alone");
-            None
-        }
-    }
-}
-
 /// Children of this process that are no guards and younger than the one that died.
 fn adopted(ground: &Ground, since: u64) -> BTreeSet<i32> {
     let me = std::process::id() as i32;
-    let guards = ground.guards.lock().unwrap_or_else(PoisonError::into_inner);
+    let guards = ground.guards.pids();
     let all = processes();
     let mut found: BTreeSet<i32> = BTreeSet::new();
     let mut open: Vec<i32> = all
@@ -364,37 +348,4 @@ fn reap_adopted(ground: &Ground, since: u64) {
         // Taken by somebody else is as good.
         let _ = waitpid(Pid::from_raw(dead.pid), Some(WaitPidFlag::WNOHANG));
     }
-}
-
-fn plan(ground: &Ground, launch: &Launch, places: &AttemptPlaces, leaf: Option<PathBuf>) -> io::Result<Plan> {
-    let command = match &launch.work {
-        LaunchWork::Program(command) => command.iter().map(OsString::from).collect(),
-        LaunchWork::Worker(spec) => {
-            let file = places.scratch().join("worker.json");
-            std::fs::write(&file, serde_json::to_vec(spec)?)?;
-            vec![ground.program.clone().into(), "worker".into(), "--spec".into(), file.into()]
-        }
-    };
-    let rank = |(local, rank)| rank_plan(launch, places, local, rank);
-    Ok(Plan {
-        leaf,
-        memory_groups: Groups::of(&ground.memory_groups, &places.group_name()),
-        grace: launch.grace,
-        memory_bytes: launch.memory_bytes,
-        workdir: launch.workdir.clone(),
-        command,
-        ranks: launch.ranks.iter().enumerate().map(rank).collect(),
-    })
-}
-
-fn rank_plan(
-    launch: &Launch,
-    places: &AttemptPlaces,
-    local: usize,
-    rank: &crate::launch::RankLaunch,
-) -> RankPlan {
-    let socket = places.socket(rank.rank);
-    let at = Places { socket: &socket, scratch: Path::new(places.scratch()), params: &places.params() };
-    let env = of_rank(launch, local, rank, at, std::env::vars_os());
-    RankPlan { rank: rank.rank, env: env.into_iter().collect() }
 }

@@ -1,7 +1,7 @@
 //! What a dead agent of the same data folder left behind: processes, groups and folders.
 
 use super::containment::{Leaf, end_processes};
-use super::places::{AttemptPlaces, attempts_folder, tag};
+use super::places::{AttemptPlaces, attempts_folder, noted_groups, tag};
 use super::supervisor::Ground;
 use super::{Containment, MemoryGroups};
 use phalanx_core::id::AttemptId;
@@ -24,9 +24,9 @@ pub(super) fn sweep(ground: &Ground) -> io::Result<BTreeSet<AttemptId>> {
     if cut.is_empty() {
         return Ok(cut);
     }
-    for &attempt in &cut {
-        if let Some(group) = AttemptPlaces::of(&ground.data_dir, attempt).noted_group() {
-            Leaf::at(group).clear();
+    if let Some(parent) = noted_groups(&ground.data_dir) {
+        for &attempt in &cut {
+            Leaf::at(parent.join(AttemptPlaces::of(&ground.data_dir, attempt).group_name())).clear();
         }
     }
     let left = end_processes(|| marked(&run));

@@ -10,7 +10,7 @@ use crate::protocol::{AgentEvent, Command, Happening, RankExit};
 use phalanx_core::flight::{self, LastWords};
 use phalanx_core::id::AttemptId;
 use phalanx_core::job::{INTERRUPTED_CODE, STOPPED_CODE, TIME_LIMIT_CODE};
-use phalanx_core::spec::{Work, WorkerSpec};
+use phalanx_core::spec::{Params, Work, WorkerSpec};
 use phalanx_core::{
     Attempt, AttemptState, Ending, Job, JobId, JobState, NodeName, NodeRun, Rank, RankRun, Reason, Run, Time,
 };
@@ -395,10 +395,7 @@ impl Controller {
             grace: job.spec.grace,
             checkpoint: restored_from(job),
             trial: job.trial.clone(),
-            params: match &job.trial {
-                Some(trial) => Some(trial.params.clone()),
-                None => Some(job.spec.params.clone()).filter(|params| !params.is_empty()),
-            },
+            params: params(job),
             ranks: here
                 .map(|(rank, run)| RankLaunch {
                     rank: rank as Rank,
@@ -494,6 +491,15 @@ fn launch_work(job: &Job) -> LaunchWork {
             checkpoint: job.spec.checkpoint.clone(),
             base_dir: job.base_dir.clone(),
         })),
+    }
+}
+
+/// What a program finds in its file of parameters; the trainer has them in its specification.
+fn params(job: &Job) -> Option<Params> {
+    match (&job.spec.work, &job.trial) {
+        (Work::Train(_), _) => None,
+        (Work::Program(_), Some(trial)) => Some(trial.params.clone()),
+        (Work::Program(_), None) => Some(job.spec.params.clone()).filter(|params| !params.is_empty()),
     }
 }
 

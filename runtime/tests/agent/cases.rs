@@ -9,15 +9,16 @@ use std::path::Path;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-type Case = fn() -> Pin<Box<dyn Future<Output = ()> + Send>>;
+pub type Case = fn() -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
 macro_rules! cases {
     ($($name:ident),* $(,)?) => {
-        pub fn all() -> Vec<(&'static str, Case)> {
+        pub fn all() -> Vec<(&'static str, $crate::cases::Case)> {
             vec![$((stringify!($name), || Box::pin($name()))),*]
         }
     };
 }
+pub(crate) use cases;
 
 cases! {
     exit_codes_lines_and_their_order,
@@ -37,7 +38,7 @@ cases! {
     a_start_takes_few_milliseconds,
 }
 
-async fn setup() -> (tempfile::TempDir, Service, Running) {
+pub async fn setup() -> (tempfile::TempDir, Service, Running) {
     setup_with(None).await
 }
 
@@ -49,7 +50,7 @@ async fn setup_with(containment: Option<Containment>) -> (tempfile::TempDir, Ser
 }
 
 /// Nothing stays: no folder of an attempt, no cgroup.
-async fn tear_down(dir: tempfile::TempDir, agent: Running) {
+pub async fn tear_down(dir: tempfile::TempDir, agent: Running) {
     agent.stop().await;
     no_trace(dir.path());
 }

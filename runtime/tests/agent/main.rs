@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub, clippy::exit)]
 
 mod cases;
+mod forks;
 mod rank;
 mod service;
 
@@ -10,7 +11,8 @@ use std::time::Instant;
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     match args.get(1).map(String::as_str) {
-        Some("guard") => std::process::exit(phalanx_runtime::agent::guard_main()),
+        Some("guard") => std::process::exit(phalanx_runtime::agent::guard_main(rank::worker)),
+        Some("worker") => std::process::exit(rank::worker(&std::fs::read_to_string(&args[3]).unwrap())),
         Some("agent") => return service::agent_process(&args[2], &args[3]),
         Some("rank") => return rank::run(&args[2..]),
         _ => {}
@@ -18,7 +20,7 @@ fn main() {
     let filter: Vec<&String> = args.iter().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let mut failed = Vec::new();
-    for (name, case) in cases::all() {
+    for (name, case) in cases::all().into_iter().chain(forks::all()) {
         if !filter.is_empty() && !filter.iter().any(|part| name.contains(part.as_str())) {
             continue;
         }

@@ -3,6 +3,7 @@
 use phalanx_api::v1 as pb;
 use phalanx_core::id::AttemptId;
 use phalanx_core::resources::Capacity;
+use phalanx_core::spec::WorkerSpec;
 use phalanx_core::{Cpus, JobId};
 use phalanx_runtime::agent::{Agent, AgentConfig, Connection, Containment};
 use phalanx_runtime::launch::{Launch, LaunchWork, RankLaunch};
@@ -143,9 +144,22 @@ impl Service {
     /// Reserves and starts.
     pub async fn launch(&self, launch: Launch) {
         let attempt = launch.attempt;
-        self.send(Command::Reserve { attempt, wants_master_port: true }).await;
-        self.find(attempt, "Reserved", |what| matches!(what, Happening::Reserved { .. }).then_some(())).await;
-        self.send(Command::Start(Box::new(launch))).await;
+        let reserve = Command::Reserve { attempt, wants_master_port: true };
+        self.insist(reserve, attempt, |what| matches!(what, Happening::Reserved { .. })).await;
+        let start = Command::Start(Box::new(launch));
+        self.insist(start, attempt, |what| !matches!(what, Happening::Reserved { .. })).await;
+    }
+
+    /// Repeats a command until it has been answered: it is lost with the session that it was sent to.
+    async fn insist(&self, command: Command, attempt: AttemptId, answers: impl Fn(&Happening) -> bool) {
+        let answer = self.find(attempt, "an answer", |what| answers(what).then_some(()));
+        let repeat = async {
+            loop {
+                self.send(command.clone()).await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        tokio::select! { () = answer => {}, () = repeat => {} }
     }
 
     /// Starts and waits for the end.
@@ -272,6 +286,17 @@ pub fn own(args: &[&str]) -> Launch {
     let mut command = vec![program.to_str().unwrap(), "rank"];
     command.extend(args);
     launch(&command, 1)
+}
+
+/// A rank of the built-in trainer, as far as this binary plays one: see [`crate::rank::worker`].
+pub fn built_in(part: &str) -> Launch {
+    let text = "version = 1\n[train]\nepochs = 1\nbatch_size = 1\noptimizer = { kind = \"sgd\", lr = 1.0 }\n\
+                data = { kind = \"csv\", path = \"none.csv\", target = \"y\" }\n";
+    let spec = WorkerSpec::parse_custom(text, "/").unwrap();
+    let mut launch = launch(&[], 1);
+    launch.work = LaunchWork::Worker(Box::new(spec));
+    launch.env.insert("PART".into(), part.into());
+    launch
 }
 
 pub fn exits(all: &[Happening]) -> Vec<RankExit> {

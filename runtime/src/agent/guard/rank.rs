@@ -1,11 +1,11 @@
-//! Starting one rank.
+//! Starting one rank: a program, or the built-in trainer in a fork.
 
-use super::Plan;
-use super::RankPlan;
+use super::{Plan, RankPlan, Work, WorkerMain, title};
 use crate::agent::containment::Leaf;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
+use nix::unistd::{ForkResult, fork};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 /// What a shell returns for a command that is not there, and for one that it may not run.
 const NOT_FOUND: i32 = 127;
@@ -24,10 +24,12 @@ const PIPE_BYTES: i32 = 256 << 10;
 const SIGNALS: nix::libc::c_long = 64;
 /// Where programs are looked for without a `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+/// What a Rust program that panics ends with.
+const PANICKED: i32 = 101;
 
 /// A rank that runs.
 pub(super) struct Running {
-    pub(super) child: Child,
+    pub(super) pid: i32,
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
     pub(super) memory: Option<Leaf>,
@@ -52,31 +54,106 @@ impl From<io::Error> for NotStarted {
     }
 }
 
-/// Starts a rank, held by `leaf` and by a memory group of its own.
+/// The groups that hold a rank, beside its guard.
+pub(super) struct Groups<'a> {
+    /// The attempt's.
+    pub(super) leaf: Option<&'a Leaf>,
+    /// Its own, with the limit of its memory.
+    pub(super) memory: Option<Leaf>,
+}
+
+/// Starts a rank.
 pub(super) fn start(
     plan: &Plan,
     rank: &RankPlan,
-    leaf: Option<&Leaf>,
-    memory: Option<Leaf>,
+    Groups { leaf, memory }: Groups<'_>,
+    worker: WorkerMain,
 ) -> Result<Running, NotStarted> {
     if !plan.workdir.is_dir() {
         let workdir = plan.workdir.display();
         return Err(NotStarted::new(NOT_FOUND, format!("not started: its workdir `{workdir}` is no folder")));
     }
-    let name = plan.command.first().map(OsString::as_os_str).unwrap_or_default();
-    let path = rank.env.iter().find(|(name, _)| name == "PATH").map(|(_, path)| path.as_os_str());
-    let program = find_program(name, path.unwrap_or(OsStr::new(DEFAULT_PATH)), &plan.workdir)?;
     let (stdout, stdout_writer) = pipe()?;
     let (stderr, stderr_writer) = pipe()?;
     let doors = open_doors(plan, leaf, memory.as_ref());
     let rlimit = (plan.memory_bytes > 0 && memory.is_none()).then_some(plan.memory_bytes);
+    let ground = Ground { doors, rlimit };
+    let pipes = [stdout_writer, stderr_writer];
+    let pid = match &plan.work {
+        Work::Program(command) => spawn_program(command, plan, rank, ground, pipes)?,
+        Work::Fork(spec) => fork_worker(plan, rank, ground, pipes, || worker(spec))?,
+    };
+    Ok(Running { pid, stdout, stderr, memory })
+}
+
+fn spawn_program(
+    arguments: &[OsString],
+    plan: &Plan,
+    rank: &RankPlan,
+    ground: Ground,
+    [stdout, stderr]: [OwnedFd; 2],
+) -> Result<i32, NotStarted> {
+    let name = arguments.first().map(OsString::as_os_str).unwrap_or_default();
+    let path = rank.env.iter().find(|(name, _)| name == "PATH").map(|(_, path)| path.as_os_str());
+    let program = find_program(name, path.unwrap_or(OsStr::new(DEFAULT_PATH)), &plan.workdir)?;
     let mut command = Command::new(&program);
-    command.arg0(name).args(plan.command.iter().skip(1)).current_dir(&plan.workdir);
+    command.arg0(name).args(arguments.iter().skip(1)).current_dir(&plan.workdir);
     command.env_clear().envs(rank.env.iter().map(|(name, value)| (name, value)));
-    command.stdin(Stdio::null()).stdout(stdout_writer).stderr(stderr_writer);
-    become_a_rank(&mut command, doors, rlimit);
+    command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+    become_a_rank_at_exec(&mut command, ground);
     let child = command.spawn().map_err(|error| describe(name, &program, &error))?;
-    Ok(Running { child, stdout, stderr, memory })
+    Ok(child.id().cast_signed())
+}
+
+/// A process that is this one until now, and then a rank like any other.
+#[allow(unsafe_code)]
+fn fork_worker(
+    plan: &Plan,
+    rank: &RankPlan,
+    mut ground: Ground,
+    pipes: [OwnedFd; 2],
+    worker: impl FnOnce() -> i32,
+) -> Result<i32, NotStarted> {
+    // SAFETY: the guard has one thread, so that no lock is held by another one, and the child may do all that a process may.
+    match unsafe { fork() }.map_err(io::Error::from)? {
+        ForkResult::Parent { child } => Ok(child.as_raw()),
+        ForkResult::Child => {
+            let ready = ground.become_a_rank().and_then(|()| settle_in(plan, rank, &pipes));
+            let code = match ready {
+                // Nothing of the guard's own stack may run in here.
+                Ok(()) => std::panic::catch_unwind(std::panic::AssertUnwindSafe(worker)).unwrap_or(PANICKED),
+                Err(error) => {
+                    eprintln!("phalanx worker: cannot become a rank: {error}");
+                    NOT_EXECUTABLE
+                }
+            };
+            #[allow(clippy::exit)] // The end of the process that a new program's `main` would return from.
+            std::process::exit(code)
+        }
+    }
+}
+
+/// What an exec would do for a program: its descriptors, its folder, its environment.
+#[allow(unsafe_code)]
+fn settle_in(plan: &Plan, rank: &RankPlan, [stdout, stderr]: &[OwnedFd; 2]) -> io::Result<()> {
+    // Standard input is the guard's, which is empty.
+    nix::unistd::dup2_stdout(stdout)?;
+    nix::unistd::dup2_stderr(stderr)?;
+    std::env::set_current_dir(&plan.workdir)?;
+    // SAFETY: this process has one thread; the signal is ignored as in every Rust program; descriptors above 2 are the
+    // guard's, and whoever holds one of them here runs no more.
+    unsafe {
+        signal(Signal::SIGPIPE, SigHandler::SigIgn)?;
+        for (name, _) in std::env::vars_os() {
+            std::env::remove_var(name);
+        }
+        for (name, value) in &rank.env {
+            std::env::set_var(name, value);
+        }
+        nix::libc::close_range(3, nix::libc::c_uint::MAX, 0);
+    }
+    title::show(&rank.env);
+    Ok(())
 }
 
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -94,20 +171,34 @@ fn open_doors(plan: &Plan, leaf: Option<&Leaf>, memory: Option<&Leaf>) -> Vec<Fi
     leaf.into_iter().chain(memory).filter_map(|leaf| open(leaf).ok()).collect()
 }
 
-#[allow(unsafe_code)]
-fn become_a_rank(command: &mut Command, mut doors: Vec<File>, rlimit: Option<u64>) {
-    let prepare = move || {
-        for door in &mut doors {
+/// Where a rank stands: the doors of its groups, and the limit of its memory where no group has it.
+struct Ground {
+    doors: Vec<File>,
+    rlimit: Option<u64>,
+}
+
+impl Ground {
+    /// In the process of the rank; makes system calls and nothing else.
+    fn become_a_rank(&mut self) -> io::Result<()> {
+        for door in &mut self.doors {
             // A rank that cannot join is still held by its guard, which inherits orphans.
             let _ = door.write_all(b"0");
         }
         nix::unistd::setsid()?;
         // The second line where the guard itself is killed.
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-        if let Some(bytes) = rlimit {
+        if let Some(bytes) = self.rlimit {
             setrlimit(Resource::RLIMIT_DATA, bytes, bytes)?;
         }
         reset_signals();
+        Ok(())
+    }
+}
+
+#[allow(unsafe_code)]
+fn become_a_rank_at_exec(command: &mut Command, mut ground: Ground) {
+    let prepare = move || {
+        ground.become_a_rank()?;
         close_on_exec();
         Ok(())
     };

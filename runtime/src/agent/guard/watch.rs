@@ -1,16 +1,18 @@
 //! The guard's loop: deaths of children, words of the agent, and the passing of time.
 
-use super::{FromGuard, Groups, MESSAGE_BYTES, ORPHANED_GRACE, Plan, ToGuard, rank, send, signal_name};
+use super::{
+    FromGuard, Groups, MESSAGE_BYTES, ORPHANED_GRACE, Plan, ToGuard, WorkerMain, rank, send, signal_name,
+};
 use crate::agent::containment::{KILL_BOUND, Leaf, Process, descendants, signal_all};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{MsgFlags, recv};
 use phalanx_core::Rank;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 /// Between two looks while processes are being ended; children end with a signal, what only the cgroup holds does not.
@@ -38,11 +40,12 @@ struct Rankling {
     memory: Option<Leaf>,
 }
 
-pub(super) struct Guard {
+pub(super) struct Guard<'a> {
     plan: Plan,
-    socket: OwnedFd,
+    socket: BorrowedFd<'a>,
     agent_lives: bool,
-    deaths: SignalFd,
+    deaths: &'a SignalFd,
+    worker: WorkerMain,
     leaf: Option<Leaf>,
     ranks: BTreeMap<i32, Rankling>,
     /// Groups of ranks, removed when nothing is in them any more.
@@ -50,27 +53,29 @@ pub(super) struct Guard {
     end: End,
 }
 
-impl Guard {
-    pub(super) fn new(plan: Plan, socket: OwnedFd) -> io::Result<Guard> {
-        let mut mask = SigSet::empty();
-        mask.add(Signal::SIGCHLD);
-        mask.thread_block()?;
-        ignore_requests_to_end();
-        let deaths = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+impl<'a> Guard<'a> {
+    pub(super) fn new(
+        plan: Plan,
+        socket: BorrowedFd<'a>,
+        deaths: &'a SignalFd,
+        worker: WorkerMain,
+    ) -> Guard<'a> {
         let leaf = plan.leaf.clone().map(Leaf::at);
-        Ok(Guard {
+        Guard {
             plan,
             socket,
             agent_lives: true,
             deaths,
+            worker,
             leaf,
             ranks: BTreeMap::new(),
             memories: Vec::new(),
             end: End::No,
-        })
+        }
     }
 
-    pub(super) fn run(mut self) -> io::Result<()> {
+    /// Until no process of the attempt is left; whether the guard may be given another one.
+    pub(super) fn run(mut self) -> io::Result<bool> {
         self.start();
         loop {
             self.reap();
@@ -88,8 +93,9 @@ impl Guard {
         }
         let unreaped = self.all_left().join(", ");
         self.memories.iter().chain(&self.leaf).for_each(Leaf::remove);
+        let clean = self.agent_lives && unreaped.is_empty();
         self.tell(&FromGuard::Gone { unreaped });
-        Ok(())
+        Ok(clean)
     }
 
     /// Those that had to be given up, for people; looks through the process table only where there are any.
@@ -101,7 +107,7 @@ impl Guard {
     }
 
     fn tell(&self, message: &FromGuard) {
-        send(self.socket.as_fd(), message, &[]);
+        send(self.socket, message, &[]);
     }
 
     fn start(&mut self) {
@@ -109,13 +115,14 @@ impl Guard {
             let number = self.plan.ranks[index].rank;
             let memory = self.memory_group(number);
             self.memories.extend(memory.clone());
-            match rank::start(&self.plan, &self.plan.ranks[index], self.leaf.as_ref(), memory) {
+            let groups = rank::Groups { leaf: self.leaf.as_ref(), memory };
+            match rank::start(&self.plan, &self.plan.ranks[index], groups, self.worker) {
                 Ok(running) => {
-                    let pid = running.child.id();
-                    let message = FromGuard::Started { rank: number, pid };
+                    let pid = running.pid;
+                    let message = FromGuard::Started { rank: number, pid: pid.unsigned_abs() };
                     let descriptors = [running.stdout.as_raw_fd(), running.stderr.as_raw_fd()];
-                    send(self.socket.as_fd(), &message, &descriptors);
-                    self.ranks.insert(pid as i32, Rankling { rank: number, memory: running.memory });
+                    send(self.socket, &message, &descriptors);
+                    self.ranks.insert(pid, Rankling { rank: number, memory: running.memory });
                 }
                 Err(why) => {
                     let message =
@@ -256,6 +263,7 @@ impl Guard {
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Ok(length) if length > 0 => match serde_json::from_slice(&buffer[..length]) {
                 Ok(ToGuard::End { grace }) => self.end_within(grace),
+                Ok(ToGuard::Run) => eprintln!("phalanx guard: asked for a second attempt beside the first"),
                 Err(error) => {
                     eprintln!("phalanx guard: the agent said something that means nothing: {error}")
                 }
@@ -272,15 +280,6 @@ impl Guard {
 /// Rounded up, so that a wait never ends just before what it waits for.
 fn poll_timeout(duration: Duration) -> PollTimeout {
     PollTimeout::try_from(duration + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
-}
-
-/// Only the agent ends an attempt; whoever signals whole groups or cgroups reaches the agent too.
-#[allow(unsafe_code)]
-fn ignore_requests_to_end() {
-    for each in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGPIPE] {
-        // SAFETY: an ignored signal runs no code of ours; ranks get the default back before their exec.
-        let _ = unsafe { signal(each, SigHandler::SigIgn) };
-    }
 }
 
 fn describe(status: i32, memory: Option<&Leaf>) -> (i32, String) {

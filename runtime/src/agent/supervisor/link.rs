@@ -1,15 +1,16 @@
 //! The agent's end of a guard: its process and the packet socket to it.
 
 use crate::agent::containment::Process;
-use crate::agent::guard::{FromGuard, MESSAGE_BYTES, Plan, ToGuard};
+use crate::agent::guard::{FromGuard, MESSAGE_BYTES, Plan, ROOM, ROOM_BYTES, ToGuard};
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, send, socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, recvmsg,
+    send, sendmsg, shutdown, socketpair,
 };
 use std::fs::File;
-use std::io::{self, IoSliceMut, Seek, Write};
+use std::io::{self, IoSlice, IoSliceMut, Seek, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::process::Stdio;
@@ -20,6 +21,7 @@ use tokio::process::{Child, Command};
 /// Descriptors that come with a rank's start: its stdout and its stderr.
 const PIPES: usize = 2;
 
+#[derive(Debug)]
 pub(super) struct GuardLink {
     child: Child,
     pid: i32,
@@ -28,11 +30,8 @@ pub(super) struct GuardLink {
 }
 
 impl GuardLink {
-    /// Starts a guard with a plan.
-    pub(super) fn start(program: &Path, plan: &Plan) -> io::Result<GuardLink> {
-        let mut file = File::from(memfd_create(c"phalanx-plan", MFdFlags::MFD_CLOEXEC)?);
-        file.write_all(&serde_json::to_vec(plan)?)?;
-        file.rewind()?;
+    /// Starts a guard, which waits for an attempt.
+    pub(super) fn start(program: &Path) -> io::Result<GuardLink> {
         let flags = SockFlag::SOCK_CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
         nix::fcntl::fcntl(&ours, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
@@ -41,8 +40,9 @@ impl GuardLink {
         let child = Command::new(program)
             .arg("guard")
             .env_clear()
+            .env(ROOM, "-".repeat(ROOM_BYTES))
             .current_dir("/")
-            .stdin(Stdio::from(file))
+            .stdin(Stdio::null())
             .stdout(Stdio::from(theirs))
             .spawn()
             .map_err(|error| {
@@ -77,6 +77,25 @@ impl GuardLink {
                 Err(_would_block) => {}
             }
         }
+    }
+
+    /// Hands an attempt to a guard that has none. Error: it is gone.
+    pub(super) fn run(&self, plan: &Plan) -> io::Result<()> {
+        let mut file = File::from(memfd_create(c"phalanx-plan", MFdFlags::MFD_CLOEXEC)?);
+        file.write_all(&serde_json::to_vec(plan)?)?;
+        file.rewind()?;
+        let text = serde_json::to_vec(&ToGuard::Run)?;
+        let (parts, rights) = ([IoSlice::new(&text)], [file.as_raw_fd()]);
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        sendmsg::<()>(self.socket.as_raw_fd(), &parts, &[ControlMessage::ScmRights(&rights)], flags, None)?;
+        Ok(())
+    }
+
+    /// Tells a guard without an attempt that there will be no other.
+    pub(super) fn dismiss(self) -> GuardLink {
+        // One that is gone needs no telling.
+        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+        self
     }
 
     pub(super) fn say(&self, message: ToGuard) {
