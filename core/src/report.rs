@@ -84,6 +84,9 @@ pub struct Checkpoint {
     pub step: u64,
     /// The folder, absolute; it is copied, so that later changes do not reach the copy.
     pub path: PathBuf,
+    /// Nobody will touch the folder any more: it may be moved away, which spares the copy.
+    #[serde(default, rename = "move", skip_serializing_if = "std::ops::Not::not")]
+    pub moves: bool,
 }
 
 /// The answer to a line.

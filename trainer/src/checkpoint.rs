@@ -1,6 +1,6 @@
 //! Checkpoints: `model.safetensors`, `optimizer.safetensors`, `trainer.json` and `checksums.b3` in one folder.
 //!
-//! The folder is staged in the attempt's scratch folder and handed to the agent, which copies it, makes it durable and
+//! The folder is staged in the attempt's scratch folder and handed to the agent, which moves it, makes it durable and
 //! renames it into place. Outside a job it is renamed into place here. `checksums.b3` has the form of `b3sum`'s output
 //! and covers the other three, so that a damaged checkpoint is told from a good one wherever it has travelled.
 
@@ -193,7 +193,8 @@ impl Destination {
                 let staged = scratch.join(format!("checkpoint-{step}"));
                 write_folder(&staged, snapshot, tensors)?;
                 report::hand_over(socket, step, &staged)?;
-                fs::remove_dir_all(&staged).map_err(Error::io("remove", &staged))
+                // An agent that could not move it has left it.
+                clear(&staged)
             }
             Destination::Folder { path, keep, mode } => {
                 let staged = path.join(format!("tmp-{step}"));

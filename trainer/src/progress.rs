@@ -39,14 +39,15 @@ pub(crate) fn announce(run: &Run<'_>) {
 
 /// Reports the metrics of the step just done.
 pub(crate) fn report(run: &mut Run<'_>, judged: bool) -> Result<(), Error> {
-    let logged = run.at(run.train.log_every) || run.done();
-    if run.gang.rank() > 0 || !(judged || logged) {
+    // One that was restored after the last step has made none, and has no loss to tell.
+    let logged = run.loss.filter(|_| run.at(run.train.log_every) || run.done());
+    if run.gang.rank() > 0 || !(judged || logged.is_some()) {
         return Ok(());
     }
     let mut metrics = Vec::with_capacity(8);
-    if logged {
+    if let Some(loss) = logged {
         let (since, samples) = std::mem::replace(&mut run.measured, (Instant::now(), 0));
-        metrics.push(("loss".to_owned(), run.loss.unwrap_or(f64::NAN)));
+        metrics.push(("loss".to_owned(), loss));
         metrics.push(("lr".to_owned(), run.last_lr()));
         metrics.push(("samples_per_s".to_owned(), samples as f64 / since.elapsed().as_secs_f64().max(1e-9)));
     }

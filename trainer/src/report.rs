@@ -77,9 +77,9 @@ impl Line {
     }
 }
 
-/// Hands the checkpoint folder `path` over; it is durable when this returns, and the folder may go.
+/// Hands the checkpoint folder `path` over to be moved away; it is durable when this returns.
 pub(crate) fn hand_over(socket: &Path, step: u64, path: &Path) -> Result<(), Error> {
-    let request = Request::Checkpoint(Checkpoint { step, path: path.to_owned() });
+    let request = Request::Checkpoint(Checkpoint { step, path: path.to_owned(), moves: true });
     Line::new(socket.to_owned()).exchange(&request, CHECKPOINT_DEADLINE).map(|_stop| ())
 }
 

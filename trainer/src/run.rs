@@ -224,6 +224,7 @@ impl<'a> Run<'a> {
         if self.done() {
             // Restored after the last step: what is left is to say how good the model is.
             self.judge(true)?;
+            progress::report(self, true)?;
         }
         while !self.done() {
             let mut stop = self.step()?;

@@ -1,10 +1,12 @@
-//! Checkpoints handed over by ranks: copied, synced, manifested, renamed into place, and deleted when told to.
+//! Checkpoints handed over by ranks: copied or moved, synced, manifested, renamed into place, and deleted when told to.
 
 use phalanx_core::Rank;
 use phalanx_core::id::AttemptId;
+use phalanx_core::report::Checkpoint;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,6 +17,8 @@ const STAGING: &str = "tmp-";
 const COPY_BYTES: usize = 1 << 20;
 /// Deepest nesting of folders in a checkpoint.
 const DEPTH: usize = 64;
+/// Files and folders that are synced at a time.
+const SYNCS: usize = 8;
 
 static STAGED: AtomicU64 = AtomicU64::new(0);
 
@@ -98,29 +102,37 @@ impl Checkpoints {
         Ok(Checkpoints { root })
     }
 
-    /// Copies a finished folder; durable when this returns. A repetition by the same rank keeps the latest content.
+    /// Takes a finished folder over; durable when this returns. A repetition by the same rank keeps the latest content.
     pub(super) fn take(
         &self,
         attempt: AttemptId,
         rank: Rank,
-        step: u64,
-        source: &Path,
+        handed: &Checkpoint,
     ) -> Result<PathBuf, CheckpointError> {
+        let step = handed.step;
         let job = self.root.join(attempt.job.to_string());
         let place = job.join(format!("{attempt}-{step:012}"));
-        if let Some(earlier) = read_manifest(&place).filter(|earlier| earlier.rank != rank) {
+        let earlier = read_manifest(&place);
+        if let Some(earlier) = earlier.as_ref().filter(|earlier| earlier.rank != rank) {
             return Err(CheckpointError::Taken { rank: earlier.rank, step });
+        }
+        if earlier.is_some() && handed.moves && !handed.path.exists() {
+            // The answer was lost, and it is handed over again.
+            return Ok(place);
         }
         let new_job = !job.exists();
         fs::create_dir_all(&job).map_err(|error| failed("make", &job, error))?;
-        if new_job {
-            sync(&self.root)?;
-        }
         let staging =
             job.join(format!("{STAGING}{attempt}-{step}-{rank}-{}", STAGED.fetch_add(1, Ordering::Relaxed)));
         let manifest = Manifest { attempt: attempt.to_string(), rank, step, files: Vec::new() };
-        let taken =
-            stage(source, &staging, manifest).and_then(|manifest| publish(&staging, &place, &manifest));
+        // The folder of a new job is synced with all that is in it.
+        let beside = new_job.then_some(self.root.clone());
+        let taken = stage(handed, &staging, manifest, beside)
+            .and_then(|manifest| publish(&staging, &place, &manifest));
+        if taken.is_err() && handed.moves && !handed.path.exists() {
+            // Nothing is lost of what was refused.
+            let _ = fs::rename(&staging, &handed.path);
+        }
         // Moved away on success, replaced content on a repetition, half a copy on failure.
         if staging.exists() {
             let _ = fs::remove_dir_all(&staging);
@@ -165,23 +177,43 @@ fn sync(path: &Path) -> Result<(), CheckpointError> {
     File::open(path).and_then(|file| file.sync_all()).map_err(|error| failed("sync", path, error))
 }
 
-/// Copies everything, each file and folder synced, and writes the manifest.
-fn stage(source: &Path, staging: &Path, mut manifest: Manifest) -> Result<Manifest, CheckpointError> {
+/// Syncs all of these at a time: a file system with a journal then commits it about once, and not once for each.
+fn sync_all(paths: &[PathBuf]) -> Result<(), CheckpointError> {
+    let part = |paths: &[PathBuf]| paths.iter().try_for_each(|path| sync(path));
+    std::thread::scope(|scope| {
+        let parts = paths.chunks(paths.len().div_ceil(SYNCS).max(1));
+        let parts: Vec<_> = parts.map(|paths| scope.spawn(move || part(paths))).collect();
+        let ended = parts.into_iter().map(|part| part.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        ended.collect()
+    })
+}
+
+/// Copies or moves everything and writes the manifest, each file and folder synced, and what is beside them.
+fn stage(
+    handed: &Checkpoint,
+    staging: &Path,
+    mut manifest: Manifest,
+    beside: Option<PathBuf>,
+) -> Result<Manifest, CheckpointError> {
+    let source = &handed.path;
     let found = fs::symlink_metadata(source).map_err(|error| failed("find", source, error))?;
     if !found.is_dir() {
         return Err(unfit(source, "is no folder; hand over the folder that holds the checkpoint"));
     }
-    copy_folder(source, staging, "", DEPTH, &mut manifest.files)?;
-    if manifest.files.is_empty() {
+    // What lies on another disk is copied all the same.
+    let moved = handed.moves && fs::rename(source, staging).is_ok();
+    let mut staged = Staged { files: Vec::new(), paths: beside.into_iter().collect() };
+    staged.folder(if moved { staging } else { source }, staging, "", DEPTH)?;
+    if staged.files.is_empty() {
         return Err(unfit(source, "holds no file; hand a checkpoint over when it is written"));
     }
+    manifest.files = staged.files;
     manifest.files.sort_by(|a, b| a.path.cmp(&b.path));
     let path = staging.join(MANIFEST);
     let text = serde_json::to_vec_pretty(&manifest).map_err(|error| failed("write", &path, error.into()))?;
-    let written =
-        File::create(&path).and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()));
-    written.map_err(|error| failed("write", &path, error))?;
-    sync(staging)?;
+    fs::write(&path, text).map_err(|error| failed("write", &path, error))?;
+    staged.paths.push(path);
+    sync_all(&staged.paths)?;
     Ok(manifest)
 }
 
@@ -189,56 +221,75 @@ fn unfit(path: &Path, why: &'static str) -> CheckpointError {
     CheckpointError::Unfit { path: path.to_owned(), why }
 }
 
-fn copy_folder(
-    source: &Path,
-    target: &Path,
-    prefix: &str,
-    depth: usize,
-    files: &mut Vec<ManifestFile>,
-) -> Result<(), CheckpointError> {
-    if depth == 0 {
-        return Err(unfit(source, "is nested too deep for a checkpoint"));
-    }
-    fs::create_dir(target).map_err(|error| failed("make", target, error))?;
-    for entry in fs::read_dir(source).map_err(|error| failed("read", source, error))? {
-        let path = entry.map_err(|error| failed("read", source, error))?.path();
-        let name = path.file_name().unwrap_or_default();
-        let name = name.to_str().ok_or_else(|| unfit(&path, "has a name that is not UTF-8"))?;
-        let below = format!("{prefix}{name}");
-        let kind = fs::symlink_metadata(&path).map_err(|error| failed("read", &path, error))?.file_type();
-        match () {
-            () if kind.is_dir() => {
-                copy_folder(&path, &target.join(name), &format!("{below}/"), depth - 1, files)?
-            }
-            // One of an earlier checkpoint that was restored into this folder; ours takes its place.
-            () if below == MANIFEST => {}
-            () if kind.is_file() => files.push(copy_file(&path, &target.join(name), below)?),
-            () if kind.is_symlink() => {
-                return Err(unfit(&path, "is a symbolic link; a checkpoint holds files and folders"));
-            }
-            () => return Err(unfit(&path, "is neither file nor folder; a checkpoint holds nothing else")),
-        }
-    }
-    sync(target)
+/// What has been staged so far.
+struct Staged {
+    files: Vec<ManifestFile>,
+    /// All that is to be synced.
+    paths: Vec<PathBuf>,
 }
 
-fn copy_file(source: &Path, target: &Path, path: String) -> Result<ManifestFile, CheckpointError> {
-    let mut from = File::open(source).map_err(|error| failed("read", source, error))?;
-    let mut to = File::create_new(target).map_err(|error| failed("write", target, error))?;
-    let (mut hasher, mut bytes, mut buffer) = (blake3::Hasher::new(), 0, vec![0; COPY_BYTES]);
-    loop {
-        let length = match from.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(length) => length,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(failed("read", source, error)),
-        };
-        hasher.update(&buffer[..length]);
-        to.write_all(&buffer[..length]).map_err(|error| failed("write", target, error))?;
-        bytes += length as u64;
+impl Staged {
+    /// Takes a folder in; where source and target are the same it is there already.
+    fn folder(
+        &mut self,
+        source: &Path,
+        target: &Path,
+        prefix: &str,
+        depth: usize,
+    ) -> Result<(), CheckpointError> {
+        if depth == 0 {
+            return Err(unfit(source, "is nested too deep for a checkpoint"));
+        }
+        if source != target {
+            fs::create_dir(target).map_err(|error| failed("make", target, error))?;
+        }
+        self.paths.push(target.to_owned());
+        for entry in fs::read_dir(source).map_err(|error| failed("read", source, error))? {
+            let path = entry.map_err(|error| failed("read", source, error))?.path();
+            let name = path.file_name().unwrap_or_default();
+            let name = name.to_str().ok_or_else(|| unfit(&path, "has a name that is not UTF-8"))?;
+            let (below, copy) = (format!("{prefix}{name}"), target.join(name));
+            let kind = fs::symlink_metadata(&path).map_err(|error| failed("read", &path, error))?.file_type();
+            match () {
+                () if kind.is_dir() => self.folder(&path, &copy, &format!("{below}/"), depth - 1)?,
+                // One of an earlier checkpoint that was restored into this folder; ours takes its place.
+                () if below == MANIFEST => {}
+                () if kind.is_file() => self.file(&path, copy, below)?,
+                () if kind.is_symlink() => {
+                    return Err(unfit(&path, "is a symbolic link; a checkpoint holds files and folders"));
+                }
+                () => {
+                    return Err(unfit(&path, "is neither file nor folder; a checkpoint holds nothing else"));
+                }
+            }
+        }
+        Ok(())
     }
-    to.sync_all().map_err(|error| failed("sync", target, error))?;
-    Ok(ManifestFile { path, bytes, blake3: hasher.finalize().to_hex().to_string() })
+
+    fn file(&mut self, source: &Path, target: PathBuf, path: String) -> Result<(), CheckpointError> {
+        let mut from = File::open(source).map_err(|error| failed("read", source, error))?;
+        let mut to = match source == target {
+            true => None,
+            false => Some(File::create_new(&target).map_err(|error| failed("write", &target, error))?),
+        };
+        let (mut hasher, mut bytes, mut buffer) = (blake3::Hasher::new(), 0, vec![0; COPY_BYTES]);
+        loop {
+            let length = match from.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(failed("read", source, error)),
+            };
+            hasher.update(&buffer[..length]);
+            if let Some(to) = &mut to {
+                to.write_all(&buffer[..length]).map_err(|error| failed("write", &target, error))?;
+            }
+            bytes += length as u64;
+        }
+        self.files.push(ManifestFile { path, bytes, blake3: hasher.finalize().to_hex().to_string() });
+        self.paths.push(target);
+        Ok(())
+    }
 }
 
 /// Moves a staged folder into place; where an earlier one is there, the two change places in one step.
@@ -266,6 +317,10 @@ mod tests {
 
     const ATTEMPT: AttemptId = AttemptId { job: JobId(2), number: 1 };
 
+    fn handed(step: u64, path: &Path) -> Checkpoint {
+        Checkpoint { step, path: path.to_owned(), moves: false }
+    }
+
     fn made() -> (tempfile::TempDir, Checkpoints, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let checkpoints = Checkpoints::open(dir.path().join("checkpoints")).unwrap();
@@ -279,7 +334,7 @@ mod tests {
     #[test]
     fn a_copy_with_a_manifest_that_later_changes_do_not_reach() {
         let (_dir, checkpoints, source) = made();
-        let place = checkpoints.take(ATTEMPT, 0, 5, &source).unwrap();
+        let place = checkpoints.take(ATTEMPT, 0, &handed(5, &source)).unwrap();
         assert!(place.ends_with("j2/j2.1-000000000005"), "{}", place.display());
         fs::write(source.join("model"), b"changed").unwrap();
         assert_eq!(fs::read(place.join("model")).unwrap(), b"weights");
@@ -293,12 +348,12 @@ mod tests {
     #[test]
     fn the_same_rank_may_repeat_itself_and_another_may_not() {
         let (_dir, checkpoints, source) = made();
-        let place = checkpoints.take(ATTEMPT, 0, 5, &source).unwrap();
-        assert_eq!(checkpoints.take(ATTEMPT, 0, 5, &source).unwrap(), place);
+        let place = checkpoints.take(ATTEMPT, 0, &handed(5, &source)).unwrap();
+        assert_eq!(checkpoints.take(ATTEMPT, 0, &handed(5, &source)).unwrap(), place);
         fs::write(source.join("model"), b"better").unwrap();
-        checkpoints.take(ATTEMPT, 0, 5, &source).unwrap();
+        checkpoints.take(ATTEMPT, 0, &handed(5, &source)).unwrap();
         assert_eq!(fs::read(place.join("model")).unwrap(), b"better");
-        let error = checkpoints.take(ATTEMPT, 1, 5, &source).unwrap_err();
+        let error = checkpoints.take(ATTEMPT, 1, &handed(5, &source)).unwrap_err();
         assert!(matches!(error, CheckpointError::Taken { rank: 0, step: 5 }));
         assert_eq!(fs::read_dir(place.parent().unwrap()).unwrap().count(), 1, "no leftovers");
     }
@@ -307,7 +362,7 @@ mod tests {
     fn what_cannot_be_kept_is_refused_and_leaves_nothing() {
         let (dir, checkpoints, source) = made();
         let refuse = |path: &Path, word: &str| {
-            let error = checkpoints.take(ATTEMPT, 0, 1, path).unwrap_err().to_string();
+            let error = checkpoints.take(ATTEMPT, 0, &handed(1, path)).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         };
         refuse(&dir.path().join("missing"), "missing");
@@ -323,9 +378,27 @@ mod tests {
     }
 
     #[test]
+    fn one_that_is_given_away_is_moved_and_a_repeated_answer_is_the_first() {
+        let (_dir, checkpoints, source) = made();
+        let given = Checkpoint { moves: true, ..handed(5, &source) };
+        std::os::unix::fs::symlink("/etc", source.join("deep/link")).unwrap();
+        checkpoints.take(ATTEMPT, 0, &given).unwrap_err();
+        fs::remove_file(source.join("deep/link")).unwrap();
+        let copied = checkpoints.take(ATTEMPT, 0, &handed(4, &source)).unwrap();
+        let place = checkpoints.take(ATTEMPT, 0, &given).unwrap();
+        assert!(!source.exists());
+        let (copied, moved) = (read_manifest(&copied).unwrap(), read_manifest(&place).unwrap());
+        assert_eq!(moved.files, copied.files);
+        assert_eq!(fs::read(place.join("deep/state")).unwrap(), vec![7; 3 << 20]);
+        assert_eq!(checkpoints.take(ATTEMPT, 0, &given).unwrap(), place);
+        let missing = checkpoints.take(ATTEMPT, 0, &Checkpoint { step: 6, ..given });
+        assert!(missing.unwrap_err().to_string().contains("source"));
+    }
+
+    #[test]
     fn interrupted_hand_overs_are_removed_at_the_next_start_and_whole_ones_stay() {
         let (dir, checkpoints, source) = made();
-        let place = checkpoints.take(ATTEMPT, 0, 5, &source).unwrap();
+        let place = checkpoints.take(ATTEMPT, 0, &handed(5, &source)).unwrap();
         fs::create_dir_all(place.with_file_name("tmp-j2.1-6-0-9/deep")).unwrap();
         Checkpoints::open(dir.path().join("checkpoints")).unwrap();
         assert!(place.join("model").exists());
@@ -335,7 +408,7 @@ mod tests {
     #[test]
     fn only_checkpoints_are_deleted() {
         let (dir, checkpoints, source) = made();
-        let place = checkpoints.take(ATTEMPT, 0, 5, &source).unwrap();
+        let place = checkpoints.take(ATTEMPT, 0, &handed(5, &source)).unwrap();
         let root = dir.path().join("checkpoints");
         for path in [
             &source,

@@ -246,8 +246,8 @@ impl Connection {
 
     async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<(), String> {
         let (checkpoints, attempt, rank) = (self.shared.checkpoints.clone(), self.shared.attempt, self.rank);
-        let Checkpoint { step, path } = checkpoint;
-        let copy = tokio::task::spawn_blocking(move || checkpoints.take(attempt, rank, step, &path));
+        let step = checkpoint.step;
+        let copy = tokio::task::spawn_blocking(move || checkpoints.take(attempt, rank, &checkpoint));
         let taken = copy.await.map_err(|error| format!("the copy failed: {error}; hand it over again"))?;
         let path = taken.map_err(|error| error.to_string())?;
         self.shared.outbox.say(attempt, &Happening::Checkpoint { step, path });
