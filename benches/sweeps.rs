@@ -6,16 +6,19 @@
 
 #[path = "../tests/support/mod.rs"]
 mod support;
+#[path = "../tests/support/sweeper.rs"]
+mod sweeper;
 
-use phalanx_api::v1 as pb;
-use phalanx_api::v1::sweeps_client::SweepsClient;
+use phalanx_api::v1::trial::State;
 use std::time::Instant;
 use support::{Home, Service};
-use tonic::Request;
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use sweeper::Sweeper;
 
 const TRIVIAL: usize = 200;
+/// Trials of the built-in trainer, how many run at a time, and the rows they train on.
+const WARM: usize = 600;
+const AT_ONCE: usize = 16;
+const ROWS: usize = 20;
 const MANY: u64 = 10_000;
 /// Trials whose cost is compared, at the beginning and at the end of the many.
 const PART: usize = 1_000;
@@ -24,6 +27,7 @@ const RAY: f64 = 14.5;
 
 fn main() {
     trivial();
+    built_in();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(many());
 }
@@ -48,20 +52,44 @@ fn trivial() {
     );
 }
 
+/// Built-in trainer trials of one step on a few rows, in warm workers: forks of guards that are used again.
+fn built_in() {
+    let home = Home::new();
+    let rows: String = (0..ROWS).map(|row| format!("{row},{},{}\n", row * 7 % 11, row * 3 % 5)).collect();
+    home.file("rows.csv", &format!("a,b,y\n{rows}"));
+    let text = format!(
+        "version = 1\n[gang]\ncpus = 0.1\n[train]\nmodel = {{ kind = \"linear\" }}\n\
+         data = {{ kind = \"csv\", path = \"rows.csv\", target = \"y\" }}\nloss = \"mse\"\n\
+         optimizer = {{ kind = \"sgd\", lr = \"{{lr}}\" }}\nsteps = 1\nbatch_size = 8\n\
+         [sweep]\nmetric = \"loss\"\ntrials = {WARM}\nconcurrency = {AT_ONCE}\n[search]\nkind = \"random\"\n\
+         [params]\nlr = {{ kind = \"float\", low = 0.001, high = 0.01 }}\n"
+    );
+    let file = home.file("sweep.toml", &text);
+    let start = Instant::now();
+    let ended = home.run(["run", file.to_str().unwrap(), "--json"]).expect(0);
+    let rate = WARM as f64 / start.elapsed().as_secs_f64();
+    assert_eq!(ended.json()["counts"]["complete"], WARM);
+    println!(
+        "trivial trials of the built-in trainer {rate:5.1} trials/s   Ray Tune: {RAY} at best ({:.1}x)",
+        rate / RAY
+    );
+}
+
 /// Ten thousand trials that run elsewhere: the search and its store alone.
 async fn many() {
     let home = Home::new();
     let service = Service::start(&home);
-    let endpoint = Endpoint::from_shared(format!("http://{}", service.grpc)).unwrap();
-    let mut client = Client {
-        sweeps: SweepsClient::new(endpoint.connect().await.unwrap()),
-        token: format!("Bearer {}", service.token()).parse().unwrap(),
-    };
-    let id = client.create().await;
+    let mut client = Sweeper::to(&service).await;
+    let toml = format!(
+        "version = 1\n[sweep]\nmetric = \"loss\"\ntrials = {MANY}\n[search]\nkind = \"random\"\n\
+         [stopping]\nkind = \"asha\"\nmin = 1\nmax = 9\n\
+         [params]\nx = {{ kind = \"float\", low = 0.0, high = 1.0 }}\ny = {{ kind = \"int\", low = 0, high = 99 }}\n"
+    );
+    let id = client.create(&toml).await;
     let mut took = Vec::with_capacity(MANY as usize);
     for _ in 0..MANY {
         let start = Instant::now();
-        client.trial(&id).await;
+        trial(&mut client, &id).await;
         took.push(start.elapsed().as_secs_f64());
     }
     let median = |part: &[f64]| {
@@ -85,40 +113,12 @@ async fn many() {
     println!("`phalanx trials` of all of them     {:8.1} ms", median(&tables));
 }
 
-struct Client {
-    sweeps: SweepsClient<Channel>,
-    token: MetadataValue<Ascii>,
-}
-
-impl Client {
-    fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        request.metadata_mut().insert("authorization", self.token.clone());
-        request
-    }
-
-    async fn create(&mut self) -> String {
-        let toml = format!(
-            "version = 1\n[sweep]\nmetric = \"loss\"\ntrials = {MANY}\n[search]\nkind = \"random\"\n\
-             [stopping]\nkind = \"asha\"\nmin = 1\nmax = 9\n\
-             [params]\nx = {{ kind = \"float\", low = 0.0, high = 1.0 }}\ny = {{ kind = \"int\", low = 0, high = 99 }}\n"
-        );
-        let request = pb::CreateSweepRequest { toml, external: true, ..pb::CreateSweepRequest::default() };
-        let request = self.request(request);
-        self.sweeps.create(request).await.unwrap().into_inner().id
-    }
-
-    async fn trial(&mut self, id: &str) {
-        let request = self.request(pb::AskRequest { id: id.to_owned(), ..pb::AskRequest::default() });
-        let trial = self.sweeps.ask(request).await.unwrap().into_inner().trial.unwrap();
-        let value = f64::from(u32::try_from(trial.number * 7919 % 1009).unwrap());
-        let (id, number) = (id.to_owned(), trial.number);
-        let request = self.request(pb::ReportRequest { id: id.clone(), number, step: 1, value });
-        self.sweeps.report(request).await.unwrap();
-        let request = pb::TellRequest { id, number, values: vec![value], ..pb::TellRequest::default() };
-        let request = self.request(request);
-        self.sweeps.tell(request).await.unwrap();
-    }
+/// One trial from its proposal to its end.
+async fn trial(client: &mut Sweeper, id: &str) {
+    let number = client.trial(id).await.number;
+    let value = f64::from(u32::try_from(number * 7919 % 1009).unwrap());
+    client.report(id, number, 1, value).await.unwrap();
+    client.tell(id, number, &[value], State::Unspecified).await.unwrap();
 }
 
 fn resident_mib(pid: u32) -> f64 {

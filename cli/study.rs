@@ -44,6 +44,12 @@ pub(crate) struct StudyArgs {
 pub(crate) fn run(global: &Global, args: &StudyArgs, output: &Output) -> Result<(), Failure> {
     let file = JobFile::read(&args.file, global)?;
     let spec = file.problems_of_sweep().map_err(|problems| file.refused(&problems))?;
+    if let Some(sweep) = spec.learn_from.first() {
+        return Err(Failure::usage(format!(
+            "{}: `sweep.learn_from` names {sweep} of a service; a study learns from journals, with --learn",
+            file.shown
+        )));
+    }
     let (mut study, mut journal) = match &args.journal {
         None => (Study::new(&spec), None),
         Some(path) => {

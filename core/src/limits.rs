@@ -42,6 +42,8 @@ pub const SWEEP_TRIALS: i64 = 10_000_000;
 pub const SWEEP_OBJECTIVES: usize = 16;
 /// Most constraints in one sweep.
 pub const SWEEP_CONSTRAINTS: usize = 16;
+/// Most older sweeps that one learns from.
+pub const SWEEP_LEARNS_FROM: usize = 16;
 /// Most members of a population.
 pub const SWEEP_POPULATION: i64 = 10_000;
 /// Longest value of a secret, in bytes.

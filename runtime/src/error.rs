@@ -66,6 +66,14 @@ pub enum Error {
         /// What was asked.
         asked: &'static str,
     },
+    /// A new sweep cannot learn from an older one.
+    #[error("cannot learn from {sweep}: {why}")]
+    LearnFrom {
+        /// The older one.
+        sweep: SweepId,
+        /// Why not.
+        why: String,
+    },
     /// The service runs the sweep's trials itself.
     #[error("{0} runs its trials itself; trials are handed out of a sweep that was created as external")]
     NotExternal(SweepId),

@@ -42,6 +42,7 @@ pub(crate) fn of(error: &Error) -> Status {
         Error::UnknownTrial(id) => unknown("UNKNOWN_TRIAL", TRIAL, &id.to_string(), &message),
         Error::TrialWithoutJob(id) => precondition("NO_JOB", &id.to_string(), &message),
         Error::SweepState { sweep, .. } => precondition("WRONG_STATE", &sweep.to_string(), &message),
+        Error::LearnFrom { sweep, .. } => precondition("LEARN_FROM", &sweep.to_string(), &message),
         Error::NotExternal(sweep) => precondition("NOT_EXTERNAL", &sweep.to_string(), &message),
         Error::ManyObjectives(sweep) => precondition("SEVERAL_OBJECTIVES", &sweep.to_string(), &message),
         Error::Study(StudyError::UnknownTrial(number)) => {

@@ -288,7 +288,7 @@ impl Study {
     /// Whether the number of trials lets another one in; what only the sampler knows, as that its grid is done, is not
     /// looked at.
     pub fn has_trials_left(&self) -> bool {
-        !self.is_over() && self.trials_limit.is_none_or(|limit| (self.trials.len() as u64) < limit)
+        !self.is_over() && self.trials_limit.is_none_or(|limit| (self.trials().len() as u64) < limit)
     }
 
     /// A paused trial that goes on now, if there is one; never a new one.

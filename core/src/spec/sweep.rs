@@ -6,7 +6,8 @@ use super::reader::{Sink, Table};
 use super::search::{self, Search, Stopping};
 use super::template::{self, Values};
 use crate::diagnostic::{Problem, Problems};
-use crate::limits::{SPEC_FILE_BYTES, SWEEP_CONSTRAINTS, SWEEP_OBJECTIVES, SWEEP_TRIALS};
+use crate::id::SweepId;
+use crate::limits::{SPEC_FILE_BYTES, SWEEP_CONSTRAINTS, SWEEP_LEARNS_FROM, SWEEP_OBJECTIVES, SWEEP_TRIALS};
 use crate::report::check_metric_name;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -84,6 +85,9 @@ pub struct SweepSpec {
     pub params: Vec<ParamSpec>,
     /// Points to try first, maybe in part; in the parameters' own forms.
     pub enqueue: Vec<Params>,
+    /// Older sweeps of the same service whose complete trials the search begins with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub learn_from: Vec<SweepId>,
     /// The job of a trial at one point of the space, where the file says what to run: name, queue, gang and all else
     /// that parameters cannot reach are every trial's.
     pub job: Option<JobSpec>,
@@ -268,6 +272,7 @@ fn read_sweep(root: &Table<'_>, default_name: &str, runnable: bool) -> SweepSpec
         stopping,
         params,
         enqueue,
+        learn_from: Vec::new(),
         job: None,
         source: String::new(),
         default_name: default_name.to_owned(),
@@ -311,10 +316,40 @@ fn read_head(table: Table<'_>, several: Vec<Objective>, runnable: bool, spec: &m
     if spec.time_limit.is_some_and(|limit| limit.is_zero()) {
         table.problem(table.span_of("time_limit"), "`sweep.time_limit` must be longer than nothing");
     }
+    spec.learn_from = read_learn_from(&table);
     if runnable && spec.search != Search::Grid && !matches!(spec.stopping, Stopping::Plateau { .. }) {
         table.require("trials", "trials = 50");
     }
     table.finish();
+}
+
+fn read_learn_from(table: &Table<'_>) -> Vec<SweepId> {
+    let names = table.texts("learn_from").unwrap_or_default();
+    let span = || table.span_of("learn_from");
+    if names.len() > SWEEP_LEARNS_FROM {
+        table.problem(
+            span(),
+            format!("{} older sweeps; one learns from at most {SWEEP_LEARNS_FROM}", names.len()),
+        );
+    }
+    let mut ids: Vec<SweepId> = Vec::new();
+    for name in names {
+        match name.parse() {
+            Ok(id) if ids.contains(&id) => {
+                table.problem(span(), format!("`sweep.learn_from` names {id} twice"));
+            }
+            Ok(id) => ids.push(id),
+            Err(_) => {
+                let message = format!("`sweep.learn_from` has \"{name}\", which is no sweep's id");
+                table.problem_with_help(
+                    span(),
+                    message,
+                    "`phalanx ps -a --sweeps` lists ids, such as \"s3\"",
+                );
+            }
+        }
+    }
+    ids
 }
 
 const MODES: [(&str, MetricMode); 2] = [("min", MetricMode::Min), ("max", MetricMode::Max)];
@@ -555,6 +590,19 @@ momentum = { kind = "float", low = 0.1, high = 0.3, when = { width = [16, 24] } 
         // What parameters can make of the file is checked before any trial starts, at the place where it stands.
         let report = problems(&text.replace("low = 0.1, high = 0.3 }\nmom", "low = -0.1, high = 0.3 }\nmom"));
         assert!(report.contains("s.toml:6:34") && report.contains("train.optimizer.lr"), "{report}");
+    }
+
+    #[test]
+    fn older_sweeps_are_named_by_their_ids() {
+        let text = "version = 1\n[sweep]\nlearn_from = [\"s3\", \"s12\"]\n";
+        assert_eq!(SweepSpec::parse(text, "x").unwrap().learn_from, [SweepId(3), SweepId(12)]);
+        let report = problems_of("learn_from = [\"s3\", \"j4\", \"s3\"]");
+        for problem in ["has \"j4\", which is no sweep's id", "names s3 twice", "s.toml:5:1"] {
+            assert!(report.contains(problem), "{problem}\n{report}");
+        }
+        assert!(problems_of("learn_from = \"s3\"").contains("a list of texts"));
+        let many: Vec<String> = (0..17).map(|n| format!("\"s{n}\"")).collect();
+        assert!(problems_of(&format!("learn_from = [{}]", many.join(", "))).contains("at most 16"));
     }
 
     #[test]

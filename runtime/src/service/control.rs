@@ -45,6 +45,7 @@ pub(super) enum Input {
         sweep: SweepId,
         asking: Asking,
         name: Option<String>,
+        actor: Actor,
         to: oneshot::Sender<Result<Answered, Error>>,
     },
     /// There is a value for a secret.
@@ -235,8 +236,8 @@ impl Control {
         }
         for input in news {
             match input {
-                Input::Asking { sweep, asking, name, to } => {
-                    answers.push((self.ask_sweep(sweep, asking, name).await, to));
+                Input::Asking { sweep, asking, name, actor, to } => {
+                    answers.push((self.ask_sweep(sweep, asking, name, &actor).await, to));
                 }
                 other => self.take_in(other),
             }

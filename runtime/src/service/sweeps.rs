@@ -2,13 +2,13 @@
 
 use super::control::{Control, Input};
 use super::{Handle, Shared};
-use crate::controller::{Answer, Asking, SweepSubmission};
+use crate::controller::{Answer, Asking, Refusal, SweepSubmission};
 use crate::error::Error;
 use crate::store::Write;
 use phalanx_core::limits::REQUEST_ID_BYTES;
 use phalanx_core::spec::SweepSpec;
-use phalanx_core::{BestTrial, JobId, Sweep, SweepId, Trial, TrialId};
-use phalanx_tuner::{Decision, Outcome};
+use phalanx_core::{BestTrial, JobId, NewEvent, Sweep, SweepId, Trial, TrialId};
+use phalanx_tuner::{Decision, Outcome, Study};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -184,7 +184,7 @@ impl Handle {
 
     async fn ask_of(&self, sweep: SweepId, asking: Asking, name: Option<String>) -> Result<Answered, Error> {
         let (to, answered) = oneshot::channel();
-        let input = Input::Asking { sweep, asking, name, to };
+        let input = Input::Asking { sweep, asking, name, actor: self.actor.clone(), to };
         self.inbox()?.send(input).await.map_err(|_| Error::Unavailable)?;
         answered.await.map_err(|_| Error::Unavailable)?
     }
@@ -249,10 +249,12 @@ impl Control {
         match ask {
             SweepAsk::Validate(submission) => {
                 self.controller.validate_sweep(&submission)?;
+                self.study_of(&submission.spec).await?;
                 Ok(self.controller.preview_sweep(now, *submission))
             }
             SweepAsk::Create { submission, request_id: None } => {
-                Ok(self.controller.create_sweep(now, *submission)?)
+                let study = self.study_of(&submission.spec).await?;
+                Ok(self.controller.create_sweep_with(now, *submission, study)?)
             }
             SweepAsk::Create { submission, request_id: Some((request_id, fingerprint)) } => {
                 let earlier = match seen.get(&request_id) {
@@ -263,7 +265,8 @@ impl Control {
                     Some((same, id)) if same == fingerprint => self.latest_sweep(SweepId(id.0)).await,
                     Some(_) => Err(Error::Conflict { request_id }),
                     None => {
-                        let sweep = self.controller.create_sweep(now, *submission)?;
+                        let study = self.study_of(&submission.spec).await?;
+                        let sweep = self.controller.create_sweep_with(now, *submission, study)?;
                         let job = JobId(sweep.id.0);
                         seen.insert(request_id.clone(), (fingerprint, job));
                         writes.push(Write::Request { request_id, fingerprint, job });
@@ -284,6 +287,25 @@ impl Control {
                 Err(refusal) => self.refuse_sweep(id, refusal.into(), "resumed").await,
             },
         }
+    }
+
+    /// A new study, with what the older sweeps that it names have found.
+    async fn study_of(&self, spec: &SweepSpec) -> Result<Study, Error> {
+        let mut study = Study::new(spec);
+        for &sweep in &spec.learn_from {
+            let refuse = |why: String| Error::LearnFrom { sweep, why };
+            let log = self.shared.state.study_log(sweep).await?;
+            if log.is_empty() {
+                return Err(refuse("there is no such sweep; `phalanx ps -a --sweeps` lists all".to_owned()));
+            }
+            let learnt = study.learn_from(&log).map_err(|error| refuse(error.to_string()))?;
+            if learnt == 0 {
+                return Err(refuse(
+                    "none of its trials is complete and a point of this sweep's space".to_owned(),
+                ));
+            }
+        }
+        Ok(study)
     }
 
     async fn latest_sweep(&self, id: SweepId) -> Result<Sweep, Error> {
@@ -310,8 +332,11 @@ impl Control {
         sweep: SweepId,
         asking: Asking,
         name: Option<String>,
+        actor: &str,
     ) -> Result<Answered, Error> {
-        let asks = matches!(asking, Asking::Ask);
+        let asked = asking.clone();
+        let ends = |number| self.controller.is_open(TrialId { sweep, number });
+        let ends = matches!(asking, Asking::Tell { number, .. } if ends(number));
         let fingerprint = *blake3::hash(format!("ask {sweep}").as_bytes()).as_bytes();
         if let Some(name) = &name {
             let owed = self.owed.asked.iter().find(|(owed, ..)| owed == name);
@@ -333,19 +358,50 @@ impl Control {
         }
         let answer = match self.controller.ask_sweep(self.clock.now(), sweep, asking) {
             Ok(answer) => Answered::from(answer),
-            Err(refusal) => {
-                let asked = if asks { "asked for trials" } else { "told anything" };
-                return match self.refuse_sweep(sweep, refusal.into(), asked).await {
-                    // A cancelled sweep, asked again.
-                    Ok(sweep) => Err(Error::SweepState { sweep: sweep.id, state: sweep.now.state, asked }),
-                    Err(error) => Err(error),
-                };
-            }
+            Err(Refusal::SweepNotLive(_)) => return self.ask_ended(sweep, asked).await,
+            Err(refusal) => return Err(refusal.into()),
         };
         if let (Some(name), Answered::Trial(trial, _)) = (name, &answer) {
             self.owed.asked.push((name, fingerprint, trial.number));
         }
+        self.owed.events.extend(event(sweep, &answer, ends, actor));
         Ok(answer)
+    }
+}
+
+/// What is noted of an answer: a trial that was handed out, or has ended by what was told. Told again nothing happens.
+fn event(sweep: SweepId, answer: &Answered, ends: bool, actor: &str) -> Option<NewEvent> {
+    let of = |trial: &Trial| TrialId { sweep, number: trial.number };
+    match answer {
+        Answered::Trial(trial, resumed) => {
+            let text = if *resumed { "goes on" } else { "" };
+            Some(NewEvent::new(actor, "trial.ask", of(trial), text))
+        }
+        Answered::Told(trial, _) if ends => {
+            Some(NewEvent::new(actor, "trial.tell", of(trial), trial.state.as_str()))
+        }
+        _ => None,
+    }
+}
+
+impl Control {
+    /// Answers what is asked of a sweep that is over: nothing follows, and what was told stays as it was.
+    async fn ask_ended(&self, sweep: SweepId, asking: Asking) -> Result<Answered, Error> {
+        let state = &self.shared.state;
+        let ended = state.sweep(sweep).await?.ok_or(Error::UnknownSweep(sweep))?;
+        if !ended.asked.external {
+            return Err(Error::NotExternal(sweep));
+        }
+        let (Asking::Report { number, .. } | Asking::Tell { number, .. }) = asking else {
+            return Ok(Answered::Done);
+        };
+        let trial = state.trials(sweep, number, 1).await?.into_iter().next();
+        let trial = trial.filter(|trial| trial.number == number);
+        let trial = trial.ok_or(Error::UnknownTrial(TrialId { sweep, number }))?;
+        match asking {
+            Asking::Tell { .. } => Ok(Answered::Told(Box::new(trial), ended.now.best.map(Box::new))),
+            _ => Err(Error::Study(phalanx_tuner::Error::Told(number))),
+        }
     }
 }
 

@@ -132,6 +132,11 @@ impl State {
         Ok(found)
     }
 
+    /// The log of a sweep's study; empty where there is no such sweep.
+    pub async fn study_log(&self, id: SweepId) -> Result<Vec<Record>, StoreError> {
+        self.records_of(key(id.0)).await
+    }
+
     async fn records_of(&self, id: i64) -> Result<Vec<Record>, StoreError> {
         let query = sqlx::query("SELECT json FROM study_log WHERE sweep = ? ORDER BY first").bind(id);
         let rows = query.fetch_all(self.0.readers()).await.map_err(|error| self.0.error(&error))?;

@@ -129,6 +129,11 @@ impl Controller {
         Ok(Answer::Told(Box::new(told), live.sweep.now.best.clone().map(Box::new)))
     }
 
+    /// Whether a trial has not ended yet.
+    pub fn is_open(&self, trial: TrialId) -> bool {
+        self.sweeps.live.get(&trial.sweep).is_some_and(|live| live.open.contains_key(&trial.number))
+    }
+
     /// An open trial of an external sweep that has ended.
     pub(super) fn end_external(&mut self, now: Time, trial: TrialId, cancelled: bool, why: &str) {
         let outcome = if cancelled { Outcome::Cancelled } else { Outcome::Stopped };

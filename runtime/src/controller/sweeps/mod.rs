@@ -300,12 +300,22 @@ impl Controller {
 
     /// Starts a sweep.
     pub fn create_sweep(&mut self, now: Time, submission: SweepSubmission) -> Result<Sweep, Refusal> {
+        let study = Study::new(&submission.spec);
+        self.create_sweep_with(now, submission, study)
+    }
+
+    /// Starts a sweep whose study has learnt from older ones.
+    pub fn create_sweep_with(
+        &mut self,
+        now: Time,
+        submission: SweepSubmission,
+        study: Study,
+    ) -> Result<Sweep, Refusal> {
         self.validate_sweep(&submission)?;
         let sweep = Sweep { id: SweepId(self.sweeps.next), ..self.preview_sweep(now, submission) };
         let id = sweep.id;
         self.sweeps.next += 1;
         self.sweeps.undo.push((id, None));
-        let study = Study::new(&sweep.asked.spec);
         let live = LiveSweep { fresh: true, ..LiveSweep::new(sweep.clone(), study) };
         self.sweeps.live.insert(id, live);
         self.attend(id);

@@ -197,8 +197,12 @@ impl Controller {
                 self.end_attempt(attempt.job, Ending::Rung, &why);
             }
             Decision::Stop => {
-                let rule = self.sweeps.live[&sweep].spec().stopping.as_str();
-                let why = format!("stopped early by {rule} at step {step}");
+                let why = match self.sweeps.live[&sweep].spec() {
+                    SweepSpec { search: Search::Pbt(_), .. } => {
+                        format!("its interval has ended, at step {step}")
+                    }
+                    spec => format!("stopped early by {} at step {step}", spec.stopping.as_str()),
+                };
                 self.end_attempt(attempt.job, Ending::Stopped, &why);
             }
         }
@@ -310,6 +314,8 @@ impl LiveSweep {
         let Some(told) = self.study.trials().get(number as usize) else { return };
         let state = shown(told.state);
         let values: Vec<f64> = told.values.clone();
+        // One that has come to its end needs no more words, whoever ended its processes.
+        let why = if state == TrialState::Complete { "" } else { why };
         self.change(number, |trial| {
             (trial.state, trial.ended, trial.message) = (state, Some(now), why.to_owned());
             for (shown, value) in trial.values.iter_mut().zip(values) {
