@@ -147,11 +147,21 @@ impl fmt::Display for Budget {
             None => write!(f, "trials until it ends by itself")?,
         }
         let noun = if self.varied == 1 { "parameter" } else { "parameters" };
-        write!(f, " over {} {noun} ", self.varied)?;
         match (self.continuous, self.points) {
-            (0, points) => write!(f, "with {points} combinations")?,
-            (1, points) => write!(f, "with {points} combinations and a continuous one")?,
-            (continuous, points) => write!(f, "with {points} combinations and {continuous} continuous ones")?,
+            (continuous, _) if continuous > 0 && continuous == self.varied => {
+                write!(f, " over {continuous} continuous {noun}")?
+            }
+            (0, points) => write!(f, " over {} {noun} with {points} combinations", self.varied)?,
+            (1, points) => {
+                write!(f, " over {} {noun} with {points} combinations and a continuous one", self.varied)?;
+            }
+            (continuous, points) => {
+                let varied = self.varied;
+                write!(
+                    f,
+                    " over {varied} {noun} with {points} combinations and {continuous} continuous ones"
+                )?;
+            }
         }
         if let Some((most, expected)) = self.steps {
             write!(f, "; about {expected} steps of the {most} that all trials would take to the last rung")?;

@@ -3,6 +3,7 @@
 
 mod agent;
 mod args;
+mod attach;
 mod bench;
 mod best;
 mod cert;

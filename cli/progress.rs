@@ -1,10 +1,14 @@
 //! The live line of a followed job: its state, ranks, step, loss and the time left. On a terminal only.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use phalanx_api::v1 as pb;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+/// A live line.
+const LINE: &str = "{spinner} {wide_msg}";
+/// One beneath it.
+const SECOND_LINE: &str = "  {wide_msg}";
 /// Between two frames of the spinner.
 const FRAME: Duration = Duration::from_millis(100);
 /// Before so much has been measured a time left would only jump about.
@@ -92,18 +96,53 @@ impl Progress {
 }
 
 /// A spinner with a message, or nothing.
-pub(crate) fn live_bar(live: bool) -> Option<ProgressBar> {
+fn live_bar(live: bool) -> Option<ProgressBar> {
     live.then(|| {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
         // The template is ours: that it reads is checked by a test.
-        bar.set_style(style());
+        bar.set_style(style(LINE));
         bar.enable_steady_tick(FRAME);
         bar
     })
 }
 
-fn style() -> ProgressStyle {
-    ProgressStyle::with_template("{spinner} {wide_msg}").unwrap_or_else(|_| ProgressStyle::default_spinner())
+/// Two of them, one beneath the other, each cut at the terminal's edge.
+#[derive(Debug)]
+pub(crate) struct TwoLines {
+    all: MultiProgress,
+    lines: [ProgressBar; 2],
+}
+
+impl TwoLines {
+    /// Two lines on stderr, where that is a terminal.
+    pub(crate) fn new(live: bool) -> Option<TwoLines> {
+        live.then(|| {
+            let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+            let lines =
+                [LINE, SECOND_LINE].map(|line| all.add(ProgressBar::no_length().with_style(style(line))));
+            lines[0].enable_steady_tick(FRAME);
+            TwoLines { all, lines }
+        })
+    }
+
+    /// Shows a text on each.
+    pub(crate) fn show(&self, texts: [String; 2]) {
+        self.lines.iter().zip(texts).for_each(|(line, text)| line.set_message(text));
+    }
+
+    /// Writes something else above them.
+    pub(crate) fn suspend(&self, write: impl FnOnce()) {
+        self.all.suspend(write);
+    }
+
+    /// Takes them away.
+    pub(crate) fn finish(self) {
+        self.lines.iter().for_each(ProgressBar::finish_and_clear);
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
 impl Seen {
@@ -170,7 +209,9 @@ mod tests {
 
     #[test]
     fn the_template_reads() {
-        assert!(ProgressStyle::with_template("{spinner} {wide_msg}").is_ok());
+        for template in [LINE, SECOND_LINE] {
+            assert!(ProgressStyle::with_template(template).is_ok());
+        }
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! `run`: a job or a sweep to its end, on a service or on one within this process.
 
 use crate::args::Global;
-use crate::client::{Route, data_dir};
-use crate::embedded::Embedded;
-use crate::failure::{Failure, INTERRUPTED};
+use crate::attach::{self, Attached, Words};
+use crate::client::{Client, Route};
+use crate::failure::Failure;
 use crate::file::JobFile;
 use crate::follow::{Changes, Lines as LineFeed, Points, Rows, follow};
 use crate::lines::{Lines, Target};
@@ -23,8 +23,6 @@ use tokio::sync::mpsc;
 
 /// A job that still waits after this says why.
 const WAITING: Duration = Duration::from_secs(1);
-/// An interrupted gang that does not end is left to its guard after this much more than its grace.
-pub(crate) const END_BOUND: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -58,99 +56,66 @@ pub(crate) async fn run(global: &Global, args: &RunArgs, output: &Output) -> Res
         return sweep::run(global, &file, output).await;
     }
     file.parse()?;
-    match Route::to_service(global)? {
-        Some(route) => Box::pin(on_service(&route, &file, output)).await,
-        None => Box::pin(here(global, &file, output)).await,
-    }
-    .map_err(Failure::for_job)
+    let start = async |client: &Client| {
+        let job = submit::submit(client, &file).await?;
+        let screen = Screen::new(&job, output);
+        Ok(JobRun { job, screen })
+    };
+    attach::to_its_end(global, output, start).await
 }
 
-async fn on_service(route: &Route, file: &JobFile, output: &Output) -> Result<u8, Failure> {
-    let mut interrupts = Interrupts::listen()?;
-    let client = route.connect().await?;
-    let job = submit::submit(&client, file).await?;
-    let mut screen = Screen::new(&job, output);
-    tokio::select! {
-        ended = follow_job(route, &job, &mut screen, output) => {
-            finish(&ended.map_err(gone)?, output)
-        }
-        () = interrupts.next() => {
-            screen.progress.finish();
-            let (id, flags) = (&job.id, route.flags());
-            output.say(&format!(
-                "phalanx: {id} goes on without this terminal; `phalanx logs -f {id}{flags}` to re-attach, \
-                 `phalanx cancel {id}{flags}` to end it"
-            ));
-            Err(Failure::new(INTERRUPTED, ""))
-        }
-    }
+/// A job that is followed.
+struct JobRun {
+    job: pb::Job,
+    screen: Screen,
 }
 
-async fn here(global: &Global, file: &JobFile, output: &Output) -> Result<u8, Failure> {
-    let mut interrupts = Interrupts::listen()?;
-    let data_dir = data_dir(global)?;
-    let embedded = tokio::select! {
-        embedded = Embedded::start(&data_dir, output) => embedded?,
-        () = interrupts.next() => return Err(Failure::new(INTERRUPTED, "")),
+impl Attached for JobRun {
+    type End = pb::Job;
+    const WORDS: Words = Words {
+        again: ("logs -f", "re-attach"),
+        ending: ("asking", "to stop"),
+        leaving: "leaving; the gang is being killed",
+        stuck: "the gang does not end; leaving it to its guards",
     };
-    let route = embedded.route();
-    let ended = Box::pin(run_here(&route, file, output, &mut interrupts)).await;
-    embedded.stop().await;
-    ended
-}
 
-/// Ctrl-C asks the gang to stop; a second one leaves at once, and the guards end what is left.
-async fn run_here(
-    route: &Route,
-    file: &JobFile,
-    output: &Output,
-    interrupts: &mut Interrupts,
-) -> Result<u8, Failure> {
-    let client = route.connect().await?;
-    let job = submit::submit(&client, file).await?;
-    let mut screen = Screen::new(&job, output);
-    let ended = tokio::select! {
-        ended = follow_job(route, &job, &mut screen, output) => ended.map_err(gone),
-        () = interrupts.next() => {
-            screen.progress.finish();
-            output.say(&format!("phalanx: asking {} to stop; once more to leave at once", job.id));
-            Err(Failure::new(INTERRUPTED, ""))
+    fn id(&self) -> &str {
+        &self.job.id
+    }
+
+    async fn follow(&mut self, route: &Route, output: &Output) -> Result<pb::Job, Failure> {
+        Box::pin(follow_job(route, &self.job, &mut self.screen, output)).await
+    }
+
+    fn finish(&mut self, job: &pb::Job, output: &Output) -> Result<u8, Failure> {
+        if output.json {
+            output.document(&json::job(job))?;
         }
-    };
-    let failure = match ended {
-        Ok(job) => return finish(&job, output),
-        Err(failure) => failure,
-    };
-    // Interrupted, or nobody reads any more: the gang ends with this command.
-    let cancel = pb::CancelJobRequest { id: job.id.clone() };
-    if client.jobs.clone().cancel(cancel).await.is_ok() {
-        let interrupted = failure.code == INTERRUPTED && failure.message.is_empty();
-        tokio::select! {
-            ended = follow_job(route, &job, &mut screen, output), if interrupted => drop(ended),
-            _ = wait_until_over(route, &job.id, output), if !interrupted => {}
-            () = interrupts.next() => output.say("phalanx: leaving; the gang is being killed"),
-            () = tokio::time::sleep(END_BOUND) => output.say("phalanx: the gang does not end; leaving it to its guards"),
+        output.say(&format!("phalanx: {}", outcome(job)));
+        Ok(exit_code(job))
+    }
+
+    fn close(&mut self) {
+        self.screen.progress.finish();
+    }
+
+    async fn cancel(&self, client: &Client) -> Result<(), Failure> {
+        let cancel = pb::CancelJobRequest { id: self.job.id.clone() };
+        Ok(client.jobs.clone().cancel(cancel).await.map(drop)?)
+    }
+
+    async fn see_end(&mut self, route: &Route, interrupted: bool, output: &Output) {
+        // Somebody still reads what it says on its way out; or nobody reads any more.
+        match interrupted {
+            true => drop(Box::pin(follow_job(route, &self.job, &mut self.screen, output)).await),
+            false => drop(wait_until_over(route, &self.job.id, output).await),
         }
     }
-    Err(failure)
 }
 
 async fn wait_until_over(route: &Route, id: &str, output: &Output) -> Result<Option<pb::Job>, Failure> {
     let mut changes = Changes { id: id.to_owned(), hear: async |_: &pb::Job| Ok(()) };
     follow(route, output, &mut changes).await
-}
-
-/// A reader that has gone away ends `run` as an interruption does: the job's own code is not known.
-pub(crate) fn gone(failure: Failure) -> Failure {
-    if failure.code == crate::failure::DONE { Failure::new(INTERRUPTED, "") } else { failure }
-}
-
-fn finish(job: &pb::Job, output: &Output) -> Result<u8, Failure> {
-    if output.json {
-        output.document(&json::job(job))?;
-    }
-    output.say(&format!("phalanx: {}", outcome(job)));
-    Ok(exit_code(job))
 }
 
 /// What a followed job is shown on.

@@ -3,21 +3,21 @@
 mod view;
 
 use crate::args::Global;
-use crate::client::{Client, Route, data_dir};
-use crate::embedded::Embedded;
-use crate::failure::{DONE, FAILED, Failure, INTERRUPTED};
+use crate::attach::{self, Attached, Words};
+use crate::client::{Client, Route};
+use crate::failure::{DONE, FAILED, Failure};
 use crate::file::JobFile;
 use crate::follow::{Feed, Step, follow};
 use crate::output::Output;
 use crate::progress::duration;
-use crate::run::{END_BOUND, Interrupts, gone};
 use crate::submit;
 use phalanx_api::{json, v1 as pb};
 use phalanx_core::SweepId;
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tonic::{Status, Streaming};
-use view::View;
+use view::{View, WAITING};
 
 /// Trials asked for at a time.
 const PAGE: i32 = 1000;
@@ -117,100 +117,79 @@ impl<T: AsyncFnMut(&pb::Sweep, Vec<pb::Trial>) -> Result<(), Failure>> Feed for 
 
 /// `run` of a sweep file, on a service or on one within this process; the answer is the exit code.
 pub(crate) async fn run(global: &Global, file: &JobFile, output: &Output) -> Result<u8, Failure> {
-    match Route::to_service(global)? {
-        Some(route) => Box::pin(on_service(&route, file, output)).await,
-        None => Box::pin(here(global, file, output)).await,
+    let start = async |client: &Client| {
+        let sweep = submit::create_sweep(client, file).await?;
+        let view = View::new(&sweep, output);
+        Ok(SweepRun { id: sweep.id, view })
+    };
+    attach::to_its_end(global, output, start).await
+}
+
+/// A sweep that is followed.
+struct SweepRun {
+    id: String,
+    view: View,
+}
+
+impl Attached for SweepRun {
+    type End = pb::Sweep;
+    const WORDS: Words = Words {
+        again: ("wait", "wait for it"),
+        ending: ("ending", "and its trials"),
+        leaving: "leaving; the trials are being killed",
+        stuck: "the sweep does not end; leaving it to the guards",
+    };
+
+    fn id(&self) -> &str {
+        &self.id
     }
-    .map_err(Failure::for_job)
-}
 
-async fn on_service(route: &Route, file: &JobFile, output: &Output) -> Result<u8, Failure> {
-    let mut interrupts = Interrupts::listen()?;
-    let client = route.connect().await?;
-    let sweep = submit::create_sweep(&client, file).await?;
-    let mut view = View::new(&sweep, output);
-    tokio::select! {
-        ended = follow_sweep(route, &sweep.id, &mut view, output) => finish(&ended.map_err(gone)?, &mut view, output),
-        () = interrupts.next() => {
-            view.close();
-            let (id, flags) = (&sweep.id, route.flags());
-            output.say(&format!(
-                "phalanx: {id} goes on without this terminal; `phalanx wait {id}{flags}` to wait for it, \
-                 `phalanx cancel {id}{flags}` to end it"
-            ));
-            Err(Failure::new(INTERRUPTED, ""))
+    async fn follow(&mut self, route: &Route, output: &Output) -> Result<pb::Sweep, Failure> {
+        let view = RefCell::new(&mut self.view);
+        let hear = async |sweep: &pb::Sweep, trials: Vec<pb::Trial>| {
+            view.borrow_mut().show(sweep, &trials, output);
+            Ok(())
+        };
+        let mut feed = SweepFeed { id: self.id.clone(), hear };
+        // Where it waits for long nothing may change, and the reason was heard before it was worth telling.
+        let waiting = async {
+            tokio::time::sleep(WAITING).await;
+            view.borrow_mut().say_why_waiting(output);
+            std::future::pending::<()>().await
+        };
+        let ended = tokio::select! {
+            ended = follow(route, output, &mut feed) => ended,
+            () = waiting => Ok(None),
+        };
+        over(ended?, &self.id)
+    }
+
+    fn finish(&mut self, sweep: &pb::Sweep, output: &Output) -> Result<u8, Failure> {
+        self.view.close();
+        output.say(&format!("phalanx: {}", outcome(sweep)));
+        match output.json {
+            true => output.document(&json::sweep(sweep))?,
+            false => results(sweep).iter().try_for_each(|line| output.line(line))?,
         }
+        Ok(exit_code(sweep))
+    }
+
+    fn close(&mut self) {
+        self.view.close();
+    }
+
+    async fn cancel(&self, client: &Client) -> Result<(), Failure> {
+        let cancel = pb::CancelSweepRequest { id: self.id.clone() };
+        Ok(client.sweeps.clone().cancel(cancel).await.map(drop)?)
+    }
+
+    async fn see_end(&mut self, route: &Route, _interrupted: bool, output: &Output) {
+        let _ = until_over(route, &self.id, output).await;
     }
 }
 
-async fn here(global: &Global, file: &JobFile, output: &Output) -> Result<u8, Failure> {
-    let mut interrupts = Interrupts::listen()?;
-    let data_dir = data_dir(global)?;
-    let embedded = tokio::select! {
-        embedded = Embedded::start(&data_dir, output) => embedded?,
-        () = interrupts.next() => return Err(Failure::new(INTERRUPTED, "")),
-    };
-    let route = embedded.route();
-    let ended = Box::pin(run_here(&route, file, output, &mut interrupts)).await;
-    embedded.stop().await;
-    ended
-}
-
-/// Ctrl-C ends the sweep and its trials; a second one leaves at once, and the guards end what is left.
-async fn run_here(
-    route: &Route,
-    file: &JobFile,
-    output: &Output,
-    interrupts: &mut Interrupts,
-) -> Result<u8, Failure> {
-    let client = route.connect().await?;
-    let sweep = submit::create_sweep(&client, file).await?;
-    let mut view = View::new(&sweep, output);
-    let ended = tokio::select! {
-        ended = follow_sweep(route, &sweep.id, &mut view, output) => ended.map_err(gone),
-        () = interrupts.next() => {
-            view.close();
-            output.say(&format!("phalanx: ending {} and its trials; once more to leave at once", sweep.id));
-            Err(Failure::new(INTERRUPTED, ""))
-        }
-    };
-    let failure = match ended {
-        Ok(sweep) => return finish(&sweep, &mut view, output),
-        Err(failure) => failure,
-    };
-    let cancel = pb::CancelSweepRequest { id: sweep.id.clone() };
-    if client.sweeps.clone().cancel(cancel).await.is_ok() {
-        tokio::select! {
-            _ = until_over(route, &sweep.id, output) => {}
-            () = interrupts.next() => output.say("phalanx: leaving; the trials are being killed"),
-            () = tokio::time::sleep(END_BOUND) => output.say("phalanx: the sweep does not end; leaving it to the guards"),
-        }
-    }
-    Err(failure)
-}
-
-async fn follow_sweep(
-    route: &Route,
-    id: &str,
-    view: &mut View,
-    output: &Output,
-) -> Result<pb::Sweep, Failure> {
-    let hear = async |sweep: &pb::Sweep, trials: Vec<pb::Trial>| {
-        view.show(sweep, &trials, output);
-        Ok(())
-    };
-    let ended = follow(route, output, &mut SweepFeed { id: id.to_owned(), hear }).await?;
+fn over(ended: Option<pb::Sweep>, id: &str) -> Result<pb::Sweep, Failure> {
     ended.ok_or_else(|| Failure::trouble(format!("the service stopped telling of {id} before it was over")))
-}
-
-fn finish(sweep: &pb::Sweep, view: &mut View, output: &Output) -> Result<u8, Failure> {
-    view.close();
-    output.say(&format!("phalanx: {}", outcome(sweep)));
-    match output.json {
-        true => output.document(&json::sweep(sweep))?,
-        false => results(sweep).iter().try_for_each(|line| output.line(line))?,
-    }
-    Ok(exit_code(sweep))
 }
 
 /// Waits for the end of a sweep.
@@ -222,8 +201,7 @@ pub(crate) async fn until_over(route: &Route, id: &str, output: &Output) -> Resu
         return sweep.is_terminal().then_some(sweep).ok_or_else(|| Failure::trouble(text));
     }
     let hear = async |_: &pb::Sweep, _: Vec<pb::Trial>| Ok(());
-    let ended = follow(route, output, &mut SweepFeed { id: id.to_owned(), hear }).await?;
-    ended.ok_or_else(|| Failure::trouble(format!("the service stopped telling of {id} before it was over")))
+    over(follow(route, output, &mut SweepFeed { id: id.to_owned(), hear }).await?, id)
 }
 
 /// 0 where it came to its end with a complete trial.

@@ -2,8 +2,7 @@
 
 use super::shown_value;
 use crate::output::Output;
-use crate::progress::{duration, live_bar};
-use indicatif::ProgressBar;
+use crate::progress::{TwoLines, duration};
 use phalanx_api::v1 as pb;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -17,33 +16,40 @@ const WARM_UP: u64 = 3;
 
 /// Shows a sweep while it runs.
 pub(crate) struct View {
-    bar: Option<ProgressBar>,
+    bar: Option<TwoLines>,
     started: Instant,
     /// The best value after each trial that improved it.
     best: Vec<f64>,
     best_number: Option<u64>,
     /// Trials whose failure has been told.
     told: BTreeSet<u64>,
+    /// Why it waits, as it was told last.
     waits: String,
+    /// The sweep as it was last.
+    seen: Option<pb::Sweep>,
 }
+
+/// A sweep that still waits after this says why.
+pub(super) const WAITING: Duration = Duration::from_secs(1);
 
 impl View {
     pub(crate) fn new(sweep: &pb::Sweep, output: &Output) -> View {
         output.say(&format!("phalanx: {} {}", sweep.id, sweep.name));
         View {
-            bar: live_bar(output.live()),
+            bar: TwoLines::new(output.live()),
             started: Instant::now(),
             best: Vec::new(),
             best_number: None,
             told: BTreeSet::new(),
             waits: String::new(),
+            seen: None,
         }
     }
 
     /// Takes the live lines away.
     pub(crate) fn close(&mut self) {
         if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
+            bar.finish();
         }
     }
 
@@ -69,9 +75,12 @@ impl View {
                 self.say(&text, output);
             }
         }
-        self.say_why_waiting(sweep, output);
+        self.seen = Some(sweep.clone());
+        if self.started.elapsed() >= WAITING {
+            self.say_why_waiting(output);
+        }
         if let Some(bar) = &self.bar {
-            bar.set_message(self.text(sweep));
+            bar.show(self.texts(sweep));
         }
     }
 
@@ -83,7 +92,9 @@ impl View {
         }
     }
 
-    fn say_why_waiting(&mut self, sweep: &pb::Sweep, output: &Output) {
+    /// Says why it waits, where that is news.
+    pub(crate) fn say_why_waiting(&mut self, output: &Output) {
+        let Some(sweep) = &self.seen else { return };
         let reason = sweep.reason.as_ref().filter(|reason| reason.code != "submitted");
         let waits = matches!(sweep.state(), pb::sweep::State::Queued | pb::sweep::State::Paused);
         let text = reason.filter(|_| waits).map(|reason| reason.text.clone()).unwrap_or_default();
@@ -93,7 +104,7 @@ impl View {
         self.waits = text;
     }
 
-    fn text(&self, sweep: &pb::Sweep) -> String {
+    fn texts(&self, sweep: &pb::Sweep) -> [String; 2] {
         let counts = sweep.counts.unwrap_or_default();
         let mut first = vec![format!("{} {}", sweep.id, sweep.name), progress(sweep)];
         let by_state = [
@@ -115,8 +126,7 @@ impl View {
         }
         second.extend(saved(sweep).map(|saved| format!("{saved:.0} % of the steps saved")));
         second.extend(self.left(sweep).map(|left| format!("{} left", duration(left))));
-        let second = second.join(" · ");
-        if second.is_empty() { first.join(" · ") } else { format!("{}\n  {second}", first.join(" · ")) }
+        [first.join(" · "), second.join(" · ")]
     }
 
     fn left(&self, sweep: &pb::Sweep) -> Option<Duration> {
@@ -196,8 +206,11 @@ mod tests {
         let mut view = View::new(&sweep, &output);
         view.show(&sweep, &[], &output);
         assert_eq!(
-            view.text(&sweep),
-            "s1 digits · 6 of 6 trials · 2 running · 4 stopped early\n  best acc 0.5 (trial 3) █ · 75 % of the steps saved"
+            view.texts(&sweep),
+            [
+                "s1 digits · 6 of 6 trials · 2 running · 4 stopped early",
+                "best acc 0.5 (trial 3) █ · 75 % of the steps saved"
+            ]
         );
     }
 }
