@@ -68,7 +68,7 @@ pub(crate) fn run(global: &Global, args: &SimulateArgs, output: &Output) -> Resu
     for added in &args.add_nodes {
         added.to(&mut scenario);
     }
-    scenario.check_size().map_err(Failure::usage)?;
+    scenario.check_bounds().map_err(Failure::usage)?;
     if scenario.nodes.is_empty() && args.from.is_some() {
         return Err(Failure::usage(
             "a trace has no nodes; name some with --cluster FILE or --add-nodes 8:gpus=8,cpus=64",

@@ -104,7 +104,7 @@ impl Scenario {
 
     /// Reads and checks a scenario in JSON, whose keys are the names of the tables. Problems name the key.
     pub fn parse_json(text: &str) -> Result<Scenario, Problems> {
-        check_size(text)?;
+        check_text(text)?;
         let refuse = |message: String| Problems::one(Problem::of_file(message));
         let value: serde_json::Value =
             serde_json::from_str(text).map_err(|error| refuse(error.to_string()))?;
@@ -120,11 +120,9 @@ impl Scenario {
         let unplaced = |problem: Problem| Problem { span: None, ..problem };
         Scenario::parse(&toml).map_err(|problems| Problems(problems.0.into_iter().map(unplaced).collect()))
     }
-}
 
-impl Scenario {
     /// Whether it keeps to the bounds of a simulation; the message says which it does not.
-    pub fn check_size(&self) -> Result<(), String> {
+    pub fn check_bounds(&self) -> Result<(), String> {
         let gpus: usize = self.nodes.iter().map(|node| node.capacity.devices.len()).sum();
         let ranks: u64 = self.jobs.iter().map(|job| u64::from(job.gang.workers.max)).sum();
         if gpus > SCENARIO_GPUS {
@@ -141,7 +139,7 @@ fn too_many_gpus(gpus: usize) -> String {
     format!("the nodes have {gpus} GPUs; a scenario has at most {SCENARIO_GPUS}")
 }
 
-fn check_size(text: &str) -> Result<(), Problems> {
+fn check_text(text: &str) -> Result<(), Problems> {
     if text.len() <= SCENARIO_FILE_BYTES {
         return Ok(());
     }
@@ -160,7 +158,7 @@ fn read(table: Table<'_>) -> Scenario {
     let policy = table.table("policy").map(read_scheduling).unwrap_or_default();
     table.note_unknown();
     let scenario = Scenario { nodes, queues, jobs, events, policy };
-    if let Err(message) = scenario.check_size() {
+    if let Err(message) = scenario.check_bounds() {
         table.note(Problem::of_file(message));
     }
     scenario
