@@ -1,9 +1,10 @@
 //! What a proposal costs, how good proposals are, what early stopping saves, and how fast `study` is, beside Optuna where
 //! it is installed.
 //!
-//! `cargo bench --bench tuning [-- cost|quality|fronts|stopping|study …] [--seeds N] [--only NAME] [--peer] [--peer-gp]
-//! [--svg FOLDER]`. `--peer` runs Optuna too, by the Python of `PHALANX_PEER_PYTHON` (default `python3`); `--peer-gp` its
-//! Gaussian process as well, which takes minutes a run and needs torch. `--svg` draws what was measured for docs/tuning.md.
+//! `cargo bench --bench tuning [-- cost|quality|fronts|stopping|study …] [--seeds N] [--only NAME] [--peer] [--svg FOLDER]`.
+//! `--peer` runs Optuna too, and rustuna for the cost, by the Python of `PHALANX_PEER_PYTHON` (default `python3`); its Gaussian
+//! process needs torch. What Optuna finds is the same every time and lies beside the bench, with the script that made it.
+//! `--svg` draws what was measured for docs/tuning.md.
 //! The objectives are those of the peers' own benchmark; their check values are asserted first.
 
 #[path = "tuning/chart.rs"]
@@ -35,7 +36,6 @@ struct Options {
     seeds: u64,
     only: Option<String>,
     peer: bool,
-    peer_gp: bool,
     svg: Option<PathBuf>,
 }
 
@@ -46,13 +46,11 @@ impl Options {
         let args: Vec<String> = std::env::args().skip(1).collect();
         let after =
             |flag: &str| args.iter().position(|arg| arg == flag).and_then(|at| args.get(at + 1)).cloned();
-        let peer_gp = args.iter().any(|arg| arg == "--peer-gp");
         Options {
             parts: args.iter().filter(|arg| PARTS.contains(&arg.as_str())).cloned().collect(),
             seeds: after("--seeds").and_then(|seeds| seeds.parse().ok()).unwrap_or(20),
             only: after("--only"),
-            peer: peer_gp || args.iter().any(|arg| arg == "--peer"),
-            peer_gp,
+            peer: args.iter().any(|arg| arg == "--peer"),
             svg: after("--svg").map(PathBuf::from),
         }
     }

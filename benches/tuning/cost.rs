@@ -24,11 +24,12 @@ pub(crate) fn run(options: &Options) {
         let ours = median(&means);
         let (least, most) = means.iter().fold((f64::INFINITY, 0.0_f64), |(a, b), m| (a.min(*m), b.max(*m)));
         print!("  {search:8} {ours:.4} ms (min {least:.4}, max {most:.4})");
-        let theirs = options.peer.then(|| peer::cost(search, trials, DIMS)).flatten();
-        println!(
-            "{}",
-            theirs.map_or(String::new(), |ms| format!("   optuna {ms:.3} ms   {:.0}x", ms / ours))
-        );
+        for library in ["optuna", "rustuna"].into_iter().filter(|_| options.peer) {
+            if let Some(theirs) = peer::cost(library, search, trials, DIMS) {
+                print!("   {library} {theirs:.3} ms   {:.1}x", theirs / ours);
+            }
+        }
+        println!();
     }
     println!("the first and the last thousand of {TRIALS_LONG} trials, mean");
     for search in ["random", "sobol", "tpe", "cmaes", "nsga2", "motpe", "auto"] {

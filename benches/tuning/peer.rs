@@ -4,13 +4,14 @@ use super::objectives::Family;
 use std::process::Command;
 
 const COST: &str = r#"
-import sys, time, warnings
+import importlib, sys, time, warnings
 warnings.filterwarnings("ignore")
-import optuna
-optuna.logging.set_verbosity(optuna.logging.ERROR)
-name, trials, dims = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-make = {"random": optuna.samplers.RandomSampler, "tpe": optuna.samplers.TPESampler, "motpe": optuna.samplers.TPESampler,
-        "gp": optuna.samplers.GPSampler, "cmaes": optuna.samplers.CmaEsSampler, "nsga2": optuna.samplers.NSGAIISampler}[name]
+library, name, trials, dims = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+optuna = importlib.import_module(library)
+if library == "optuna":
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+make = getattr(optuna.samplers, {"random": "RandomSampler", "tpe": "TPESampler", "motpe": "TPESampler", "gp": "GPSampler",
+                                 "cmaes": "CmaEsSampler", "nsga2": "NSGAIISampler"}[name])
 several = name in ("motpe", "nsga2")
 study = optuna.create_study(sampler=make(seed=0), directions=["minimize"] * (2 if several else 1))
 start = time.perf_counter()
@@ -18,49 +19,8 @@ for _ in range(trials):
     t = study.ask()
     x = [t.suggest_float(f"x{i}", -5, 10) for i in range(dims)]
     values = [sum((v - c) ** 2 for v in x) for c in ((0, 2) if several else (0,))]
-    study.tell(t, values)
+    study.tell(t if library == "optuna" else t.number, values)
 print(1e3 * (time.perf_counter() - start) / trials)
-"#;
-
-const QUALITY: &str = r#"
-import math, sys, warnings
-warnings.filterwarnings("ignore")
-import optuna
-optuna.logging.set_verbosity(optuna.logging.ERROR)
-name, seeds = sys.argv[1], int(sys.argv[2])
-make = {"tpe": optuna.samplers.TPESampler, "gp": optuna.samplers.GPSampler}[sys.argv[3]]
-C = [1.0, 1.2, 3.0, 3.2]
-A = [[10, 3, 17, 3.5, 1.7, 8], [0.05, 10, 17, 0.1, 8, 14], [3, 3.5, 1.7, 10, 17, 8], [17, 8, 0.05, 10, 0.1, 14]]
-P = [[1312, 1696, 5569, 124, 8283, 5886], [2329, 4135, 8307, 3736, 1004, 9991],
-     [2348, 1451, 3522, 2883, 3047, 6650], [4047, 8828, 8732, 5743, 1091, 381]]
-pi = math.pi
-F = {
-    "branin": ([(-5, 10), (0, 15)], lambda x: (x[1] - 5.1 / (4 * pi**2) * x[0]**2 + 5 / pi * x[0] - 6)**2 + 10 * (1 - 1 / (8 * pi)) * math.cos(x[0]) + 10),
-    "hartmann6": ([(0, 1)] * 6, lambda x: -sum(c * math.exp(-sum(a * (v - p * 1e-4)**2 for a, v, p in zip(r, x, q))) for c, r, q in zip(C, A, P))),
-    "rosenbrock10": ([(-5, 10)] * 10, lambda x: sum(100 * (b - a * a)**2 + (1 - a)**2 for a, b in zip(x, x[1:]))),
-    "rastrigin5": ([(-5.12, 5.12)] * 5, lambda x: 50 + sum(v * v - 10 * math.cos(2 * pi * v) for v in x)),
-    "rastrigin5 off centre": ([(-3.75, 6.49)] * 5, lambda x: 50 + sum(v * v - 10 * math.cos(2 * pi * v) for v in x)),
-    "ackley5 off centre": ([(-19.431, 46.105)] * 5, lambda x: -20 * math.exp(-0.2 * math.sqrt(sum(v * v for v in x) / 5)) - math.exp(sum(math.cos(2 * pi * v) for v in x) / 5) + 20 + math.e),
-    "ackley5": ([(-32.768, 32.768)] * 5, lambda x: -20 * math.exp(-0.2 * math.sqrt(sum(v * v for v in x) / 5)) - math.exp(sum(math.cos(2 * pi * v) for v in x) / 5) + 20 + math.e),
-}
-def mixed7(t):
-    lr, wd = t.suggest_float("lr", 1e-5, 1, log=True), t.suggest_float("wd", 1e-6, 1e-1, log=True)
-    opt, act = t.suggest_categorical("opt", ["sgd", "adam", "rmsprop", "lion"]), t.suggest_categorical("act", ["relu", "gelu", "tanh"])
-    layers, width, dropout = t.suggest_int("layers", 1, 8), t.suggest_int("width", 16, 1024, log=True), t.suggest_float("dropout", 0, 0.9)
-    best = {"sgd": -1.0, "adam": -3.0, "rmsprop": -3.5, "lion": -4.0}[opt]
-    return (0.60 * (math.log10(lr) - best)**2 + 0.05 * (math.log10(wd) + 4)**2 + {"sgd": 0.3, "adam": 0.0, "rmsprop": 0.15, "lion": 0.1}[opt]
-            + {"relu": 0.05, "gelu": 0.0, "tanh": 0.2}[act] + 0.04 * (layers - 4)**2 + 0.10 * (math.log2(width) - 8)**2
-            + 2.0 * (dropout - (0.1 if layers < 6 else 0.3))**2)
-def objective(t):
-    if name == "mixed7":
-        return mixed7(t)
-    box, f = F[name]
-    return f([t.suggest_float(f"x{i}", lo, hi) for i, (lo, hi) in enumerate(box)])
-for seed in range(seeds):
-    study = optuna.create_study(sampler=make(seed=seed))
-    study.optimize(objective, n_trials=200)
-    values = [t.value for t in study.trials]
-    print(min(values[:100]), min(values))
 "#;
 
 const FRONT: &str = r#"
@@ -161,14 +121,9 @@ runs = [search(seed, 2000, budgets)[2] for seed in range(seeds)]
 print(*(sum(run[at] for run in runs) / len(runs) for at in range(len(budgets))))
 "#;
 
-/// Milliseconds of one ask + tell.
-pub(crate) fn cost(search: &str, trials: usize, dims: usize) -> Option<f64> {
-    numbers(COST, &[search, &trials.to_string(), &dims.to_string()])?.first().copied()
-}
-
-/// A sampler's best values after 100 and 200 trials, by seed.
-pub(crate) fn quality(function: &str, sampler: &str, seeds: u64) -> Option<Vec<[f64; 2]>> {
-    rows(&numbers(QUALITY, &[function, &seeds.to_string(), sampler])?)
+/// Milliseconds of one ask + tell, by a library that has Optuna's interface.
+pub(crate) fn cost(library: &str, search: &str, trials: usize, dims: usize) -> Option<f64> {
+    numbers(COST, &[library, search, &trials.to_string(), &dims.to_string()])?.first().copied()
 }
 
 /// A sampler's hypervolumes after 100, 200 and 400 trials, by seed.

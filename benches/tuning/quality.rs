@@ -3,8 +3,9 @@
 use super::chart::{Chart, Line};
 use super::objectives::{FUNCTIONS, Function, OFF_CENTRE};
 use super::statistics::{median, wilcoxon};
-use super::{Options, peer, study};
+use super::{Options, study};
 use phalanx_tuner::{Ask, Outcome};
+use serde_json::Value;
 use std::collections::VecDeque;
 
 const TRIALS: usize = 200;
@@ -16,55 +17,124 @@ const MARKS: [usize; 2] = [100, 200];
 const RUNS: [(&str, usize); 6] =
     [("random", 1), ("tpe", 1), ("tpe", 4), ("cmaes", 1), ("auto", 1), ("auto", 4)];
 
+/// What Optuna found, a run a line: `optuna_quality.py` made it. With a seed it always finds the same.
+const OPTUNA: &str = include_str!("optuna_quality.jsonl");
+
+/// Distances from the minimum at the marks, by seed.
+type Runs = Vec<(u64, [f64; 2])>;
+
 /// Medians over seeds; p is Wilcoxon's over the pairs of one seed, that ours is not better.
 pub(crate) fn run(options: &Options) {
     let seeds = options.seeds;
-    println!("median distance from the minimum over {seeds} seeds after 100 / 200 trials");
+    let optuna: Vec<Value> =
+        OPTUNA.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect();
+    let version = optuna.first().and_then(|run| run["optuna"].as_str()).unwrap_or_default();
+    println!(
+        "median distance from the minimum over {seeds} seeds after 100 / 200 trials, beside Optuna {version}"
+    );
+    let mut verdicts = Verdicts::default();
     for function in FUNCTIONS.iter().chain(&OFF_CENTRE) {
         if options.only.as_ref().is_some_and(|only| !function.name.contains(only)) {
             continue;
         }
         println!("  {}", function.name);
-        let peers: Vec<(&str, Vec<[f64; 2]>)> = [("tpe", options.peer), ("gp", options.peer_gp)]
-            .into_iter()
-            .filter(|(_, wanted)| *wanted)
-            .filter_map(|(sampler, _)| {
-                let runs = peer::quality(function.name, sampler, seeds)?;
-                Some((sampler, runs.into_iter().map(|run| run.map(|best| best - function.minimum)).collect()))
-            })
-            .collect();
+        let peers = ["tpe", "gp"].map(|sampler| (sampler, peer_runs(&optuna, function, sampler, seeds)));
         for (sampler, runs) in &peers {
-            println!("    optuna {sampler:12}    {}", shown(runs));
+            println!("    optuna {sampler:12}    {}   {} seeds", shown(runs), runs.len());
         }
-        for (search, in_flight) in RUNS {
-            let runs: Vec<[f64; 2]> = (0..seeds)
-                .map(|seed| {
-                    let best = best_so_far(function, search, seed, in_flight, TRIALS);
-                    MARKS.map(|mark| best[mark - 1])
-                })
-                .collect();
+        let ours = RUNS.map(|(search, in_flight)| {
+            let run = |seed| {
+                let best = best_so_far(function, search, seed, in_flight, TRIALS);
+                (seed, MARKS.map(|mark| best[mark - 1]))
+            };
+            let runs: Runs = (0..seeds).map(run).collect();
             print!("    {search:8} {in_flight} in flight  {}", shown(&runs));
             for (sampler, theirs) in &peers {
-                print!("   p against {sampler} {}", MARKS.map(|mark| p(&runs, theirs, mark)).join(" / "));
+                print!("   p against {sampler} {}", [0, 1].map(|mark| p(&runs, theirs, mark)).join(" / "));
             }
             println!();
+            ((search, in_flight), runs)
+        });
+        if FUNCTIONS.iter().any(|of_six| of_six.name == function.name) {
+            verdicts.add(&ours, &peers);
         }
     }
+    verdicts.print();
     if options.svg.is_some() {
         draw(options);
     }
 }
 
-fn at(runs: &[[f64; 2]], mark: usize) -> Vec<f64> {
-    runs.iter().map(|run| run[usize::from(mark != MARKS[0])]).collect()
+fn peer_runs(optuna: &[Value], function: &Function, sampler: &str, seeds: u64) -> Runs {
+    let theirs = optuna.iter().filter(|run| run["function"] == function.name && run["sampler"] == sampler);
+    let read = |run: &Value| {
+        let distance = |mark: usize| Some(run["best"][mark].as_f64()? - function.minimum);
+        Some((run["seed"].as_u64().filter(|seed| *seed < seeds)?, [distance(0)?, distance(1)?]))
+    };
+    theirs.filter_map(read).collect()
 }
 
-fn shown(runs: &[[f64; 2]]) -> String {
-    MARKS.map(|mark| format!("{:.6}", median(&at(runs, mark)))).join(" / ")
+/// On how many of the functions a median is as small as it should be, at each mark.
+#[derive(Default)]
+struct Verdicts {
+    functions: usize,
+    tpe: [usize; 2],
+    auto: [usize; 2],
+    tpe_in_flight: [usize; 2],
+    auto_in_flight: [usize; 2],
 }
 
-fn p(ours: &[[f64; 2]], theirs: &[[f64; 2]], mark: usize) -> String {
-    wilcoxon(&at(ours, mark), &at(theirs, mark)).map_or("-".to_owned(), |p| format!("{p:.4}"))
+impl Verdicts {
+    fn add(&mut self, ours: &[((&str, usize), Runs)], peers: &[(&str, Runs)]) {
+        /// Trials in flight may cost so much.
+        const DEARER: f64 = 1.1;
+        self.functions += 1;
+        for mark in [0, 1] {
+            let of = |wanted| {
+                let runs = ours.iter().find(|(run, _)| *run == wanted);
+                runs.map_or(f64::NAN, |(_, runs)| middle(runs, mark))
+            };
+            let theirs = |at: usize| middle(&peers[at].1, mark);
+            self.tpe[mark] += usize::from(of(("tpe", 1)) <= theirs(0));
+            // Without runs there is no median, and the other one counts.
+            self.auto[mark] += usize::from(of(("auto", 1)) <= theirs(0).min(theirs(1)));
+            self.tpe_in_flight[mark] += usize::from(of(("tpe", 4)) <= DEARER * of(("tpe", 1)));
+            self.auto_in_flight[mark] += usize::from(of(("auto", 4)) <= DEARER * of(("auto", 1)));
+        }
+    }
+
+    fn print(&self) {
+        println!("  of {} functions, at 100 / 200 trials", self.functions);
+        for (what, counts) in [
+            ("tpe is at least as near as Optuna's TPE on", self.tpe),
+            ("auto is at least as near as the better of Optuna's TPE and GP on", self.auto),
+            ("tpe with 4 in flight is at most 10 % further than without on", self.tpe_in_flight),
+            ("auto with 4 in flight is at most 10 % further than without on", self.auto_in_flight),
+        ] {
+            println!("    {what} {} / {}", counts[0], counts[1]);
+        }
+    }
+}
+
+fn middle(runs: &Runs, mark: usize) -> f64 {
+    if runs.is_empty() {
+        f64::NAN
+    } else {
+        median(&runs.iter().map(|(_, run)| run[mark]).collect::<Vec<f64>>())
+    }
+}
+
+fn shown(runs: &Runs) -> String {
+    [0, 1].map(|mark| format!("{:.6}", middle(runs, mark))).join(" / ")
+}
+
+fn p(ours: &Runs, theirs: &Runs, mark: usize) -> String {
+    let pair = |(seed, run): &(u64, [f64; 2])| {
+        let (_, other) = theirs.iter().find(|(other, _)| other == seed)?;
+        Some((run[mark], other[mark]))
+    };
+    let (ours, theirs): (Vec<f64>, Vec<f64>) = ours.iter().filter_map(pair).unzip();
+    wilcoxon(&ours, &theirs).map_or("-".to_owned(), |p| format!("{p:.4}"))
 }
 
 /// The distance from the minimum after each trial.

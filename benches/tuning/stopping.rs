@@ -13,7 +13,7 @@ const MOST_SEEDS: u64 = 20;
 const STREAM: u64 = 2000;
 /// Epochs that every rule may use.
 const BUDGETS: [u64; 6] = [400, 712, 1000, 1500, 2500, 4000];
-const RULES: [&str; 6] = ["none", "median", "asha", "asha lower", "hyperband", "promote"];
+const RULES: [&str; 7] = ["none", "median", "asha", "asha lower", "hyperband", "hyperband lower", "promote"];
 
 pub(crate) fn run(options: &Options) {
     let seeds = options.seeds.min(MOST_SEEDS);
@@ -28,7 +28,7 @@ pub(crate) fn run(options: &Options) {
             let regrets: Vec<f64> =
                 runs.iter().map(|run| run.best - least(family, run.seed, CURVES)).collect();
             let (middle, mean) = (median(&regrets), mean(&regrets));
-            print!("  {family:?} {rule:10} {epochs:6.0} epochs, regret {middle:.5}, mean {mean:.5}");
+            print!("  {family:?} {rule:15} {epochs:6.0} epochs, regret {middle:.5}, mean {mean:.5}");
             let theirs = options.peer.then(|| peer::stopping(family, rule, seeds)).flatten();
             println!(
                 "{}",
@@ -60,7 +60,7 @@ fn equal_epochs(options: &Options, seeds: u64) {
             };
             let regrets: Vec<f64> = (0..BUDGETS.len()).map(regret).collect();
             let shown: Vec<String> = regrets.iter().map(|regret| format!("{regret:.4}")).collect();
-            print!("  {family:?} {rule:10} {}", shown.join(" "));
+            print!("  {family:?} {rule:15} {}", shown.join(" "));
             let theirs = options.peer.then(|| peer::equal_epochs(family, rule, seeds, &BUDGETS)).flatten();
             println!(
                 "{}",
@@ -116,6 +116,7 @@ impl Run {
             "none" | "median" => format!("kind = \"{rule}\""),
             "promote" => "kind = \"asha\"\nmode = \"promote\"\nmax = 81".to_owned(),
             "asha lower" => "kind = \"asha\"\ncutoff = \"lower\"\nmax = 81".to_owned(),
+            "hyperband lower" => "kind = \"hyperband\"\ncutoff = \"lower\"\nmax = 81".to_owned(),
             _ => format!("kind = \"{rule}\"\nmode = \"stop\"\nmax = 81"),
         };
         let mut study = study(&format!(

@@ -33,7 +33,7 @@ const GOOD_SHARE: f64 = 0.1;
 const MAX_GOOD: usize = 25;
 /// The youngest of the others count, and no more: older ones have little weight, and would make each trial of a long
 /// search dearer than the one before.
-const MAX_OTHERS: usize = 300;
+const MAX_OTHERS: usize = 200;
 
 /// How many of so many ended trials are good.
 pub(super) fn good_count(ended: usize) -> usize {
