@@ -271,7 +271,14 @@ fn a_resumed_run_is_the_undisturbed_one_bit_for_bit() {
             let agent = Agent::new(None);
             let out = succeed(&agent, &job(&agent, &train, policy), 2, Some(&whole.checkpoint(step)));
             let (resumed, whole) = (agent.heard(), whole.heard());
-            assert_eq!(resumed.reports[..], whole.reports[step as usize..], "{optimizer} from {step}");
+            let mut expected = whole.reports[step as usize..].to_vec();
+            if expected.is_empty() {
+                // What is left is to say how good the model is.
+                let (step, mut metrics) = whole.reports[whole.reports.len() - 1].clone();
+                metrics.retain(|metric, _| metric.starts_with("val/"));
+                expected.push((step, metrics));
+            }
+            assert_eq!(resumed.reports, expected, "{optimizer} from {step}");
             assert!(out.lines().next().unwrap().ends_with(&format!("going on from step {step}")), "{out}");
             assert!(out.lines().last().unwrap().starts_with("validation accuracy: "), "{out}");
         }
