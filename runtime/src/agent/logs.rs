@@ -122,8 +122,12 @@ impl LogReader {
     pub(super) async fn drain(&self) {
         let (answer, answered) = oneshot::channel();
         if self.orders.send(Order::Drain(answer)).is_ok() {
-            // A reader that has ended has said all.
-            let _ = answered.await;
+            tokio::select! {
+                _ = answered => {}
+                // A reader that has ended has said all; an order that crosses its end is never heard, nor dropped while
+                // this sender lives.
+                () = self.orders.closed() => {}
+            }
         }
     }
 
