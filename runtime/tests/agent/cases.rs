@@ -211,7 +211,8 @@ async fn leftovers_do_not_hide_an_exit() {
     let (dir, service, agent) = setup().await;
     let mark = mark();
     let mut launch = sh(&format!(
-        "(trap '' TERM; setsid sleep {mark}; sleep {mark}) & setsid sleep {mark} & echo bye; exit 7"
+        "(trap '' TERM; touch $PHALANX_SCRATCH/deaf; setsid sleep {mark}; sleep {mark}) & setsid sleep {mark} & \
+         until [ -e $PHALANX_SCRATCH/deaf ]; do sleep 0.01; done; echo bye; exit 7"
     ));
     launch.grace = Duration::from_secs(2);
     let attempt = launch.attempt;

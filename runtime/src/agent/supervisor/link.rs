@@ -1,5 +1,6 @@
 //! The agent's end of a guard: its process and the packet socket to it.
 
+use super::plan::LIBRARIES;
 use crate::agent::containment::Process;
 use crate::agent::guard::{FromGuard, MESSAGE_BYTES, Plan, ROOM, ROOM_BYTES, ToGuard};
 use nix::cmsg_space;
@@ -40,6 +41,7 @@ impl GuardLink {
         let child = Command::new(program)
             .arg("guard")
             .env_clear()
+            .envs(std::env::var_os(LIBRARIES).map(|path| (LIBRARIES, path)))
             .env(ROOM, "-".repeat(ROOM_BYTES))
             .current_dir("/")
             .stdin(Stdio::null())

@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 /// What the loader and the libraries read once, when a program starts: a rank with one of these has to be a new program.
 const READ_AT_START: [&str; 4] = ["LD_", "GLIBC_", "MALLOC_", "RUST_"];
 
+/// The one of them that ranks and guards are given from the agent's environment.
+pub(super) const LIBRARIES: &str = "LD_LIBRARY_PATH";
+
 /// The plan of an attempt; makes its cgroup.
 pub(super) fn plan(ground: &Ground, launch: &Launch, places: &AttemptPlaces) -> io::Result<Plan> {
     let rank = |(local, rank)| rank_plan(launch, places, local, rank);
@@ -49,10 +52,13 @@ fn rank_plan(launch: &Launch, places: &AttemptPlaces, local: usize, rank: &RankL
 
 /// Whether a rank with this environment does as well as a fork, and is shown with it in the process table.
 fn may_be_a_fork(env: &[(OsString, OsString)]) -> bool {
-    let read_at_start = |(name, _): &(OsString, OsString)| {
-        READ_AT_START.iter().any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes()))
+    let needs_a_start = |(name, value): &(OsString, OsString)| {
+        let is_read =
+            READ_AT_START.iter().any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes()));
+        let as_the_guards = name == LIBRARIES && std::env::var_os(LIBRARIES).as_ref() == Some(value);
+        is_read && !as_the_guards
     };
-    has_room_for(env) && !env.iter().any(read_at_start)
+    has_room_for(env) && !env.iter().any(needs_a_start)
 }
 
 /// The attempt's cgroup; without one its guard holds it alone.
