@@ -152,7 +152,10 @@ mod tests {
         assert_eq!(report.step, Some(3));
         assert_eq!(report.metrics["n"], Metric(4.0));
         let line = br#"{"checkpoint":{"step":3,"path":"/a/b"}}"#;
-        assert_eq!(parse_line(line), Ok(Request::Checkpoint(Checkpoint { step: 3, path: "/a/b".into() })));
+        let kept = Checkpoint { step: 3, path: "/a/b".into(), moves: false };
+        assert_eq!(parse_line(line), Ok(Request::Checkpoint(kept.clone())));
+        let line = br#"{"checkpoint":{"step":3,"path":"/a/b","move":true}}"#;
+        assert_eq!(parse_line(line), Ok(Request::Checkpoint(Checkpoint { moves: true, ..kept })));
         let Ok(Request::Report(report)) = parse_line(br#"{"report":{"step":1,"metrics":{"x":"nan"}}}"#)
         else {
             panic!("not a report")
