@@ -3,7 +3,8 @@
 usage: optuna_quality.py FIXTURE SAMPLER,… SEEDS
 
 With a seed Optuna's samplers always do the same, so a run is made once: those in the fixture are passed over. Every run
-is a line, with the versions that made it. The Gaussian process needs torch, and a minute or more a run.
+is a line, with the versions that made it. The Gaussian process needs torch, and a minute or more a run; the runs in the
+fixture had torch 1.13, whose `torch.device` was made a context that does nothing.
 """
 import json
 import math
