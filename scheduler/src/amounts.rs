@@ -98,6 +98,14 @@ impl Amounts {
         self.0.is_empty()
     }
 
+    /// What service is counted in, in thousandths: GPUs, or CPUs where there is no GPU.
+    pub(crate) fn size_milli(&self) -> u64 {
+        match self.get(&Kind::Gpu) {
+            0 => self.get(&Kind::Cpu),
+            gpus => gpus,
+        }
+    }
+
     /// What bundles take.
     pub(crate) fn of_bundles<'a>(bundles: impl IntoIterator<Item = &'a Bundle>) -> Self {
         let mut amounts = Amounts::default();

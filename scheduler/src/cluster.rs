@@ -1,6 +1,6 @@
 //! The nodes and what is held on them.
 
-use crate::amounts::{Amounts, Kind};
+use crate::amounts::Amounts;
 use crate::bundle::{Bundle, Holder};
 use crate::index::{Index, Slot};
 use crate::lanes::{Share, ShareClock, Usage};
@@ -59,11 +59,7 @@ pub(crate) struct Holding {
 impl Holding {
     /// GPUs that the gang holds, or CPUs where it holds no GPU.
     pub(crate) fn size(&self) -> f64 {
-        let milli = match self.amounts.get(&Kind::Gpu) {
-            0 => self.amounts.get(&Kind::Cpu),
-            gpus => gpus,
-        };
-        milli as f64 / 1000.0
+        self.amounts.size_milli() as f64 / 1000.0
     }
 
     /// The service it has had up to now, in GPU-seconds or CPU-seconds.

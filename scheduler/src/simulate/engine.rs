@@ -2,7 +2,7 @@
 
 use super::outcome::{Attempt, JobOutcome, Outcome, PlacedRank, Told};
 use super::statistics::Statistics;
-use crate::amounts::{Amounts, Kind};
+use crate::amounts::Amounts;
 use crate::bundle::{Bundle, Holder};
 use crate::check::{check, over_quota};
 use crate::cluster::Cluster;
@@ -247,11 +247,7 @@ impl<'a> Engine<'a> {
             _ => job.saved,
         };
         job.ran += now.since(run.started);
-        let size = match held.get(&Kind::Gpu) {
-            0 => held.get(&Kind::Cpu),
-            gpus => gpus,
-        };
-        job.attained += now.since(run.started).as_secs_f64() * size as f64 / 1000.0;
+        job.attained += now.since(run.started).as_secs_f64() * held.size_milli() as f64 / 1000.0;
         if let Some(attempt) = job.outcome.attempts.last_mut() {
             attempt.end = Some(now);
             attempt.outcome = outcome;
