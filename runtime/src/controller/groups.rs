@@ -229,6 +229,14 @@ impl Controller {
         }
     }
 
+    /// The same, to be looked at.
+    pub(super) fn ground_seen(&self, group: Option<JobId>) -> Option<(&Cluster, &Queue)> {
+        match group {
+            None => Some((&self.cluster, &self.queue)),
+            Some(id) => self.groups.get(id).map(|live| (&live.ground.cluster, &live.ground.queue)),
+        }
+    }
+
     /// Why a job waits that waits for its group; none where the group stands.
     pub(super) fn waits_for_group(&self, group: Option<JobId>) -> Option<Reason> {
         let LiveGroup { group, ground, .. } = self.groups.get(group?)?;

@@ -444,10 +444,7 @@ impl Controller {
     /// Why a job or a group waits for its place, with the numbers of this moment; `None` where it does not.
     pub fn explain(&self, now: Time, id: JobId) -> Option<Reason> {
         let group = self.jobs.get(&id).and_then(|live| live.job.group);
-        let (cluster, queue) = match group {
-            None => (&self.cluster, &self.queue),
-            Some(group) => self.groups.get(group).map(|live| (&live.ground.cluster, &live.ground.queue))?,
-        };
+        let (cluster, queue) = self.ground_seen(group)?;
         let reason = phalanx_scheduler::explain(cluster, queue, id)?;
         Some(self.reason_of(now, id, &reason))
     }

@@ -158,10 +158,7 @@ impl Controller {
         if let Some(reason) = self.waits_for_group(job.group) {
             return Job { reason, ..job };
         }
-        let ground = match job.group {
-            None => Some((&self.cluster, &self.queue)),
-            Some(group) => self.groups.get(group).map(|live| (&live.ground.cluster, &live.ground.queue)),
-        };
+        let ground = self.ground_seen(job.group);
         let Some((mut cluster, mut queue)) = ground.map(|(cluster, queue)| (cluster.clone(), queue.clone()))
         else {
             return job;
