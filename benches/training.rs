@@ -171,24 +171,11 @@ impl Model for Timed {
         &mut self,
         batch: &Batch,
         scale: f32,
-        gradient: &mut [f32],
-        write: Write,
-    ) -> Result<f64, Error> {
-        let begun = Instant::now();
-        let loss = self.model.forward_backward(batch, scale, gradient, write)?;
-        let _ = self.passes.send((begun, Instant::now())); // nobody may listen
-        Ok(loss)
-    }
-
-    fn forward_backward_in_parts(
-        &mut self,
-        batch: &Batch,
-        scale: f32,
         gradient: &mut dyn Gradient,
         write: Write,
     ) -> Result<f64, Error> {
         let begun = Instant::now();
-        let loss = self.model.forward_backward_in_parts(batch, scale, gradient, write)?;
+        let loss = self.model.forward_backward(batch, scale, gradient, write)?;
         let _ = self.passes.send((begun, Instant::now())); // nobody may listen
         Ok(loss)
     }
@@ -355,9 +342,15 @@ impl Model for Idle {
         &mut self.parameters
     }
 
-    fn forward_backward(&mut self, _: &Batch, _: f32, gradient: &mut [f32], _: Write) -> Result<f64, Error> {
+    fn forward_backward(
+        &mut self,
+        _: &Batch,
+        _: f32,
+        gradient: &mut dyn Gradient,
+        _: Write,
+    ) -> Result<f64, Error> {
         std::thread::sleep(Duration::from_millis(300));
-        gradient.fill(0.0);
+        gradient.open().fill(0.0);
         Ok(1.0)
     }
 

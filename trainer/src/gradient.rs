@@ -135,7 +135,7 @@ impl Worker {
             return Ok(0.0);
         }
         task.data.fill(&self.rows, Some((self.seed, epoch)), &mut self.batch)?;
-        let loss = task.model.forward_backward_in_parts(&self.batch, scale, out, write)?;
+        let loss = task.model.forward_backward(&self.batch, scale, out, write)?;
         self.usage.note(task.model.unused());
         Ok(loss)
     }

@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use phalanx_trainer::{
-    Batch, Dataset, Environment, Error, Model, Outcome, Sample, Targets, Tensor, WorkerSpec, Write, run_on,
+    Batch, Dataset, Environment, Error, Gradient, Model, Outcome, Sample, Targets, Tensor, WorkerSpec, Write,
+    run_on,
 };
 use std::net::TcpListener;
 use std::thread;
@@ -28,9 +29,15 @@ impl Model for Fading {
         &mut self.parameters
     }
 
-    fn forward_backward(&mut self, _: &Batch, _: f32, gradient: &mut [f32], _: Write) -> Result<f64, Error> {
+    fn forward_backward(
+        &mut self,
+        _: &Batch,
+        _: f32,
+        gradient: &mut dyn Gradient,
+        _: Write,
+    ) -> Result<f64, Error> {
         self.steps += 1;
-        gradient.copy_from_slice(&[1.0, if self.steps <= self.until { 1.0 } else { 0.0 }]);
+        gradient.open().copy_from_slice(&[1.0, if self.steps <= self.until { 1.0 } else { 0.0 }]);
         Ok(1.0)
     }
 

@@ -88,16 +88,6 @@ impl<F: Fn(&Batch) -> Result<Values>> Model for Candle<F> {
         &mut self,
         batch: &Batch,
         scale: f32,
-        mut gradient: &mut [f32],
-        write: Write,
-    ) -> std::result::Result<f64, Error> {
-        self.forward_backward_in_parts(batch, scale, &mut gradient, write)
-    }
-
-    fn forward_backward_in_parts(
-        &mut self,
-        batch: &Batch,
-        scale: f32,
         gradient: &mut dyn Gradient,
         write: Write,
     ) -> std::result::Result<f64, Error> {

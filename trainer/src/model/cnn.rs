@@ -146,16 +146,6 @@ impl Model for Cnn {
         &mut self,
         batch: &Batch,
         scale: f32,
-        mut gradient: &mut [f32],
-        write: Write,
-    ) -> Result<f64, Error> {
-        self.forward_backward_in_parts(batch, scale, &mut gradient, write)
-    }
-
-    fn forward_backward_in_parts(
-        &mut self,
-        batch: &Batch,
-        scale: f32,
         gradient: &mut dyn Gradient,
         write: Write,
     ) -> Result<f64, Error> {

@@ -39,14 +39,14 @@ pub enum Write {
     Add,
 }
 
-/// Where a pass leaves its gradient, for a model that knows when a part of it is finished: such parts are reduced over the
-/// ranks while the rest is computed.
+/// Where a pass leaves its gradient.
 pub trait Gradient {
-    /// What is not finished yet: all values from the first on, at the places that tensors have.
+    /// All values that are not finished yet, from the first on, at the places that tensors have.
     fn open(&mut self) -> &mut [f32];
 
-    /// Nothing from `start` on will be changed any more. It may be gone from what is open.
-    fn finished(&mut self, start: usize);
+    /// For a model that knows when a part is finished, from the last tensors to the first: nothing from `start` on will be
+    /// changed any more. It may be gone from what is open: it is reduced over the ranks while the rest is computed.
+    fn finished(&mut self, _start: usize) {}
 }
 
 /// One that stays where it is.
@@ -54,8 +54,12 @@ impl Gradient for &mut [f32] {
     fn open(&mut self) -> &mut [f32] {
         self
     }
+}
 
-    fn finished(&mut self, _start: usize) {}
+impl Gradient for Vec<f32> {
+    fn open(&mut self) -> &mut [f32] {
+        self
+    }
 }
 
 /// A model under training. Whatever computes it, its parameters are one flat buffer of f32.
@@ -73,8 +77,8 @@ pub trait Model {
     fn parameters_mut(&mut self) -> &mut [f32];
 
     /// Writes `scale` × the gradient of the loss summed over the batch's targets to `gradient`, which is as long as the
-    /// parameters, and returns the summed loss (not scaled). The batch has at least one sample. A parameter that the loss
-    /// does not depend on has gradient 0.
+    /// parameters and is had by [`Gradient::open`], and returns the summed loss (not scaled). The batch has at least one
+    /// sample. A parameter that the loss does not depend on has gradient 0.
     ///
     /// # Errors
     /// [`Error::Model`] where the framework behind it fails.
@@ -82,23 +86,9 @@ pub trait Model {
         &mut self,
         batch: &Batch,
         scale: f32,
-        gradient: &mut [f32],
-        write: Write,
-    ) -> Result<f64, Error>;
-
-    /// The same for a model that [says](Gradient::finished) what is finished as it goes, from the last tensors to the first.
-    ///
-    /// # Errors
-    /// [`Error::Model`] where the framework behind it fails.
-    fn forward_backward_in_parts(
-        &mut self,
-        batch: &Batch,
-        scale: f32,
         gradient: &mut dyn Gradient,
         write: Write,
-    ) -> Result<f64, Error> {
-        self.forward_backward(batch, scale, gradient.open(), write)
-    }
+    ) -> Result<f64, Error>;
 
     /// The tensors, by their places in [`Self::tensors`], on which the loss of the last pass did not depend. It is an error
     /// if they are not the same on all ranks.
