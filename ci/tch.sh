@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The trainer with libtorch: installs PyTorch 2.13 into target/tch-venv, whose libtorch serves, builds with the feature `tch`
-# against it, and runs the trainer's tests with every built-in model on libtorch. usage: ci/tch.sh [FILTER]
+# against it in a target folder of its own, where nothing that others use comes to need libtorch, and runs the trainer's tests
+# with every built-in model on libtorch. usage: ci/tch.sh [FILTER]
 #
 # It is run by hand: the wheel is 5 GB with its CUDA libraries, without which it does not load, and CI would spend more time
 # on it than on everything else. What libtorch is compared with, the layers of our own, is tested in CI.
@@ -17,7 +18,7 @@ if ! "$venv/bin/python" -c "import torch; assert torch.__version__.split('+')[0]
 fi
 libraries=$("$venv/bin/python" -c 'import os, torch; print(os.path.join(os.path.dirname(torch.__file__), "lib"))')
 
-export LIBTORCH_USE_PYTORCH=1 VIRTUAL_ENV=$PWD/$venv PATH=$PWD/$venv/bin:$PATH
+export CARGO_TARGET_DIR=$PWD/target/tch LIBTORCH_USE_PYTORCH=1 VIRTUAL_ENV=$PWD/$venv PATH=$PWD/$venv/bin:$PATH
 export LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 build=(--release --locked --package phalanx-trainer --features burn,candle,tch)
 cargo build "${build[@]}" --examples
