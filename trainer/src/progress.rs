@@ -4,6 +4,7 @@ use crate::Error;
 use crate::data::Sample;
 use crate::evaluate::Judgement;
 use crate::run::Run;
+use phalanx_core::spec::Precision;
 use std::io::Write;
 use std::time::Instant;
 
@@ -31,6 +32,9 @@ pub(crate) fn announce(run: &Run<'_>) {
             world => format!("{world} workers"),
         }
     );
+    if run.train.precision == Precision::Bf16 {
+        line.push_str(", in bf16");
+    }
     if run.position.step > 0 {
         line.push_str(&format!(", going on from step {}", run.position.step));
     }

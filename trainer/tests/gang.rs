@@ -605,6 +605,69 @@ fn every_kind_of_model_keeps_the_promises() {
     }
 }
 
+/// In bf16 every kind of model trains about as in f32, a rerun and a resumed run have the same bits, and so does any number of
+/// workers by logical shards.
+#[cfg(feature = "tch")]
+#[test]
+fn bf16_keeps_the_promises() {
+    let loss = |metrics: &Metrics| f64::from_bits(metrics["loss"]);
+    for (kind, train) in kinds() {
+        let policy = "[checkpoint]\nevery_steps = 7";
+        let losses = |train: &str, world: usize, from: Option<&Path>| {
+            let agent = Agent::new(None);
+            succeed(&agent, &job(&agent, train, policy), world, from);
+            let reports = std::mem::take(&mut agent.heard().reports);
+            (agent, reports)
+        };
+        let (_, wide) = losses(&train, 2, None);
+        let narrow = format!("{train}precision = \"bf16\"\n");
+        let (first, found) = losses(&narrow, 2, None);
+        assert_ne!(found, wide, "{kind}: it computes in fewer bits");
+        let begins = |reports: &[(u64, Metrics)]| loss(&reports[0].1);
+        let ends = |reports: &[(u64, Metrics)]| {
+            reports.iter().rev().take(10).map(|(_, metrics)| loss(metrics)).sum::<f64>() / 10.0
+        };
+        assert!((begins(&found) / begins(&wide) - 1.0).abs() < 0.01, "{kind}: {}", begins(&found));
+        assert!((ends(&found) / ends(&wide) - 1.0).abs() < 0.1, "{kind}: {} {}", ends(&found), ends(&wide));
+        assert_eq!(losses(&narrow, 2, None).1, found, "{kind}: bit for bit");
+        assert_eq!(losses(&narrow, 2, Some(&first.checkpoint(7))).1[..], found[7..], "{kind}: resumed");
+        // What was begun in one precision goes on in the other.
+        assert_eq!(losses(&train, 2, Some(&first.checkpoint(7))).1.len(), found.len() - 7, "{kind}");
+        let shards = narrow.replace("shard_optimizer = true", "") + "deterministic = \"logical-shards\"\n";
+        assert_eq!(losses(&shards, 1, None).1, losses(&shards, 4, None).1, "{kind}: logical shards");
+    }
+}
+
+/// Digits are read about as well with bf16, and what is learnt is of f32 all the same.
+#[cfg(feature = "tch")]
+#[test]
+fn bf16_reads_digits() {
+    let digits = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/digits/digits.csv");
+    let accuracy = |more: &str| {
+        let agent = Agent::new(None);
+        let train = format!(
+            "data = {{ kind = \"csv\", path = \"{digits}\", target = \"label\", validation = 0.2, shape = [1, 8, 8] }}\n\
+             model = {{ kind = \"cnn\", channels = [8, 16] }}\nbackend = \"tch\"\nepochs = 10\nseed = 1\n{more}"
+        );
+        succeed(&agent, &job(&agent, &train, ""), 2, None);
+        let accuracy = agent.heard().values("val/accuracy").last().unwrap().1;
+        (accuracy, agent)
+    };
+    let (wide, _) = accuracy("");
+    let (narrow, agent) = accuracy("precision = \"bf16\"");
+    assert!(wide > 0.96 && narrow > wide - 0.015, "{wide} {narrow}");
+    let last = agent.heard().checkpoints.last().unwrap().1.clone();
+    for file in ["model.safetensors", "optimizer.safetensors"] {
+        let bytes = fs::read(last.join(file)).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        for (name, tensor) in tensors.tensors() {
+            assert_eq!(tensor.dtype(), safetensors::Dtype::F32, "{file}: {name}");
+            let low_bits = |value: &[u8]| value[0] != 0 || value[1] != 0;
+            assert!(tensor.data().chunks(4).any(low_bits), "{file}: {name} has values that bf16 lacks");
+        }
+    }
+}
+
 /// Both backends have the same losses, and go on from each other's checkpoints.
 #[cfg(feature = "tch")]
 #[test]

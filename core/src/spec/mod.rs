@@ -24,6 +24,6 @@ pub use service::{ServiceSpec, parse_queues};
 pub use sweep::{Constraint, Objective, SweepSpec, is_sweep};
 pub use train::{
     Activation, AdamFields, ArrayData, Backend, CnnSpec, DataSpec, Duration as TrainDuration, HeldOut,
-    LOGICAL_SHARDS, Loss, ModelSpec, Norm, Optimizer, Schedule, TableData, TextColumn, TextData, Tokenizer,
-    TrainSpec, TransformerSpec, WorkerSpec,
+    LOGICAL_SHARDS, Loss, ModelSpec, Norm, Optimizer, Precision, Schedule, TableData, TextColumn, TextData,
+    Tokenizer, TrainSpec, TransformerSpec, WorkerSpec,
 };

@@ -5,13 +5,18 @@ use crate::Error;
 use crate::data::{Dataset, Sample};
 use phalanx_core::spec::{Activation, CnnSpec, ModelSpec, Norm, TrainSpec, TransformerSpec};
 #[cfg(feature = "tch")]
-use {super::libtorch, crate::adapter::tch::device, phalanx_core::spec::Backend};
+use {
+    super::libtorch,
+    crate::adapter::tch::device,
+    phalanx_core::spec::{Backend, Precision},
+};
 
 /// The model for this data by the backend that is asked for, and its name in checkpoints, which tells its shape.
 #[cfg(feature = "tch")]
 pub(crate) fn build(train: &TrainSpec, data: &Dataset) -> Result<(String, Box<dyn Model>), Error> {
     match train.backend {
         Backend::Tch => libtorch::build(train, data),
+        Backend::Auto if train.precision == Precision::Bf16 => libtorch::build(train, data),
         Backend::Auto if device().is_ok_and(|device| device.is_cuda()) => libtorch::build(train, data),
         Backend::Auto | Backend::Burn => layers(train, data),
     }

@@ -2,6 +2,10 @@
 //!
 //! Tensors, first parameters and dropout are those of the layers of our own, so that both train alike, and a checkpoint of
 //! one goes on with the other.
+//!
+//! With mixed precision products, convolutions and attention take copies in 16 bits of what they are given, as PyTorch's
+//! autocast has it, and what comes out stays in 16 bits until something else takes it. Their gradients come back through the
+//! copies, so that those of parameters are f32.
 
 use super::build::layers;
 use super::{Model, Tensor};
@@ -10,7 +14,7 @@ use crate::adapter::tch::{Tch, device, tokens, values};
 use crate::data::{Batch, Dataset, Sample};
 use crate::layer::activation::Dropout;
 use ::tch::{Device, Kind, TchError, Tensor as Values};
-use phalanx_core::spec::{Activation, CnnSpec, ModelSpec, Norm, TrainSpec, TransformerSpec};
+use phalanx_core::spec::{Activation, CnnSpec, ModelSpec, Norm, Precision, TrainSpec, TransformerSpec};
 use std::collections::BTreeMap;
 
 type Result<T> = std::result::Result<T, TchError>;
@@ -35,7 +39,11 @@ pub(crate) fn build(
     let names = layers.tensors().iter().map(|tensor| tensor.name.clone());
     let named: Vec<(String, Values)> = names.zip(variables).collect();
     let own = named.iter().map(|(name, variable)| (name.clone(), variable.shallow_clone())).collect();
-    let net = Net { own, device, sample: data.sample };
+    let kind = match train.precision {
+        Precision::F32 => Kind::Float,
+        Precision::Bf16 => Kind::BFloat16,
+    };
+    let net = Net { own, device, kind, sample: data.sample };
     let model = train.model.clone();
     Ok((name, Box::new(Tch::new(named, data, move |batch| net.outputs(&model, batch))?)))
 }
@@ -44,12 +52,14 @@ pub(crate) fn build(
 struct Net {
     own: BTreeMap<String, Values>,
     device: Device,
+    /// What products are computed in.
+    kind: Kind,
     sample: Sample,
 }
 
 impl Net {
     fn outputs(&self, model: &ModelSpec, batch: &Batch) -> Result<Values> {
-        match model {
+        let outputs = match model {
             ModelSpec::Mlp { activation, dropout, .. } => {
                 self.stack(values(batch, self.device)?, 0, *activation, *dropout, batch)
             }
@@ -58,11 +68,22 @@ impl Net {
             ModelSpec::Linear | ModelSpec::Custom => {
                 self.stack(values(batch, self.device)?, 0, Activation::Relu, 0.0, batch)
             }
-        }
+        };
+        wide(&outputs?)
+    }
+
+    /// A copy for products, where they are computed in fewer bits.
+    fn narrow(&self, values: &Values) -> Result<Values> {
+        values.f_to_kind(self.kind)
+    }
+
+    fn part(&self, name: &str) -> Result<Values> {
+        self.narrow(&self.own[name])
     }
 
     fn affine(&self, input: &Values, name: &str) -> Result<Values> {
-        input.f_linear(&self.own[&format!("{name}.weight")], Some(&self.own[&format!("{name}.bias")]))
+        let (weight, bias) = (self.part(&format!("{name}.weight"))?, self.part(&format!("{name}.bias"))?);
+        self.narrow(input)?.f_linear(&weight, Some(&bias))
     }
 
     /// Affine maps from `module` on, with an activation and dropout between them.
@@ -101,12 +122,14 @@ impl Net {
         let mut map = values(batch, self.device)?.f_view([-1, channels, height, width])?;
         let mut module = 0;
         for _ in &spec.channels {
-            let part = |name: &str| &self.own[&format!("{module}.{name}")];
-            map = map.f_conv2d_padding(part("weight"), Some(part("bias")), [1, 1], "same", [1, 1], 1)?;
+            let part = |name: &str| self.part(&format!("{module}.{name}"));
+            let (weight, bias) = (part("weight")?, part("bias")?);
+            map = self.narrow(&map)?.f_conv2d_padding(&weight, Some(&bias), [1, 1], "same", [1, 1], 1)?;
             if spec.norm == Norm::Group {
                 let groups = crate::layer::norm::groups(map.size()[1] as usize) as i64;
                 let part = |name: &str| &self.own[&format!("{}.{name}", module + 1)];
-                map = map.f_group_norm(groups, Some(part("weight")), Some(part("bias")), EPS, false)?;
+                map =
+                    wide(&map)?.f_group_norm(groups, Some(part("weight")), Some(part("bias")), EPS, false)?;
             }
             map = activate(&map, spec.activation)?;
             let pool = i64::from(spec.pool);
@@ -139,7 +162,7 @@ impl Net {
             if self.own.contains_key("head.weight") {
                 return self.affine(&last, "head");
             }
-            return last.f_linear(&self.own["embedding.weight"], None::<&Values>);
+            return self.narrow(&last)?.f_linear(&self.part("embedding.weight")?, None::<&Values>);
         }
         let mean = match counted {
             None => last.f_mean_dim(1, false, Kind::Float)?,
@@ -175,7 +198,7 @@ impl Net {
 
     fn layer_norm(&self, input: &Values, name: &str, width: i64) -> Result<Values> {
         let part = |part: &str| Some(&self.own[&format!("{name}.{part}")]);
-        input.f_layer_norm([width], part("weight"), part("bias"), EPS, false)
+        wide(input)?.f_layer_norm([width], part("weight"), part("bias"), EPS, false)
     }
 
     fn attention(
@@ -207,6 +230,11 @@ impl Net {
         let mixed = mixed.f_transpose(1, 2)?.f_reshape([size[0], size[1], width])?;
         self.affine(&mixed, &format!("{name}.out"))
     }
+}
+
+/// In f32, which norms and losses are computed in.
+fn wide(values: &Values) -> Result<Values> {
+    values.f_to_kind(Kind::Float)
 }
 
 fn activate(input: &Values, activation: Activation) -> Result<Values> {

@@ -79,6 +79,9 @@ pub struct TrainSpec {
     pub threads: Option<u32>,
     /// What computes.
     pub backend: Backend,
+    /// What it computes in.
+    #[serde(default)]
+    pub precision: Precision,
     /// The safetensors file that the trained model is written to, relative to the job file's folder.
     #[serde(default)]
     pub export: Option<String>,
@@ -116,6 +119,17 @@ pub enum Backend {
     Burn,
     /// libtorch: the CPU, or the bundle's GPU.
     Tch,
+}
+
+/// What products, convolutions and attention are computed in. Parameters, norms, losses, the gradient and the optimizer are of
+/// f32 in any case (Micikevicius et al. 2018).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Precision {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits with the range of 32: gradients need no scaling.
+    Bf16,
 }
 
 const LOSSES: [(&str, Loss); 4] =
@@ -164,6 +178,7 @@ fn read_for(table: Table<'_>, custom: bool) -> Option<TrainSpec> {
         table.table("optimizer").map_or_else(|| Some(adam()), optimizer::read).unwrap_or_else(adam);
     let schedule = table.table("schedule").map_or(Some(Schedule::Constant), optimizer::read_schedule);
     let duration = read_duration(&table);
+    let backend = read_backend(&table);
     let count = |key, default: i64| table.integer(key, 1..=i64::from(u32::MAX)).unwrap_or(default);
     let spec = TrainSpec {
         batch_size: count("batch_size", 32) as u32,
@@ -177,7 +192,8 @@ fn read_for(table: Table<'_>, custom: bool) -> Option<TrainSpec> {
         shard_optimizer: table.boolean("shard_optimizer").unwrap_or(false),
         overlap: table.boolean("overlap"),
         threads: table.integer("threads", 1..=1024).map(|threads| threads as u32),
-        backend: read_backend(&table),
+        backend,
+        precision: read_precision(&table, backend, custom),
         export: table.text("export"),
         model: model.clone().unwrap_or(ModelSpec::Linear),
         data: data.clone()?,
@@ -187,7 +203,6 @@ fn read_for(table: Table<'_>, custom: bool) -> Option<TrainSpec> {
         schedule: schedule.unwrap_or(Schedule::Constant),
         duration,
     };
-    read_precision(&table);
     if spec.batch_size < spec.accumulate {
         let message =
             format!("`train.accumulate` is {} rounds for a batch of {}", spec.accumulate, spec.batch_size);
@@ -245,20 +260,41 @@ pub(super) fn check_gang(root: &Table<'_>, train: &TrainSpec, workers: Workers) 
     }
 }
 
-/// Every backend that there is computes in f32.
-fn read_precision(table: &Table<'_>) {
+/// libtorch computes in bf16; the layers of our own do not, and a model of the caller's does what it does.
+fn read_precision(table: &Table<'_>, backend: Backend, custom: bool) -> Precision {
+    let refuse = |message: &str, help: &str| {
+        table.problem_with_help(table.span_of("precision"), message, help);
+        Precision::F32
+    };
     if let Some(value) = table.value("precision")
-        && matches!(value.get_ref(), DeValue::String(name) if name == "bf16" || name == "f16")
+        && matches!(value.get_ref(), DeValue::String(name) if name == "f16")
     {
-        table.problem_with_help(
-            value.span(),
-            "`train.precision` asks for a device that computes in 16 bits, which the backends of this build are not",
-            "use \"f32\", or leave it out",
+        return refuse(
+            "`train.precision` is \"f16\", in whose range gradients vanish unless the loss is scaled, which the trainer does not do",
+            "use \"bf16\", which has the range of f32 in as many bits",
         );
-        return;
     }
-    table.word("precision", &[("f32", ())]);
+    let words = [("f32", Precision::F32), ("bf16", Precision::Bf16)];
+    match (table.word("precision", &words).unwrap_or_default(), backend) {
+        (Precision::F32, _) => Precision::F32,
+        (Precision::Bf16, _) if custom => refuse(
+            "`train.precision` says nothing of a model of one's own, which computes in what its code says",
+            "leave it out, and turn to bf16 in the model's `forward_backward`",
+        ),
+        (Precision::Bf16, Backend::Burn) => refuse(
+            "`train.precision` is \"bf16\", and `train.backend` \"burn\" computes in f32 alone",
+            "use `backend = \"tch\"`, or \"f32\"",
+        ),
+        (Precision::Bf16, _) if !cfg!(feature = "tch") => refuse(
+            "`train.precision` is \"bf16\", which takes libtorch, and this build is without",
+            &format!("use \"f32\", or {WITH_LIBTORCH}"),
+        ),
+        (Precision::Bf16, _) => Precision::Bf16,
+    }
 }
+
+/// How to have what a build is without.
+const WITH_LIBTORCH: &str = "build with libtorch 2.13: `pip install torch==2.13.0`, then `LIBTORCH_USE_PYTORCH=1 cargo build --release --features tch`";
 
 fn read_backend(table: &Table<'_>) -> Backend {
     let words = [("auto", Backend::Auto), ("burn", Backend::Burn), ("tch", Backend::Tch)];
@@ -267,7 +303,7 @@ fn read_backend(table: &Table<'_>) -> Backend {
         table.problem_with_help(
             table.span_of("backend"),
             "`train.backend` is \"tch\", which this build is without",
-            "use \"auto\" or \"burn\", or build with libtorch 2.13: `pip install torch==2.13.0`, then `LIBTORCH_USE_PYTORCH=1 cargo build --release --features tch`",
+            format!("use \"auto\" or \"burn\", or {WITH_LIBTORCH}"),
         );
     }
     backend
@@ -444,7 +480,9 @@ mod tests {
             refused(&format!("{model}\n{data}"), expected);
         }
         for (more, expected) in [
-            ("precision = \"bf16\"", "computes in 16 bits"),
+            ("precision = \"f16\"", "use \"bf16\", which has the range of f32"),
+            ("precision = \"bf16\"\nbackend = \"burn\"", "`train.backend` \"burn\" computes in f32 alone"),
+            ("precision = \"bf32\"", "did you mean `f32`"),
             ("ema = 1.0", "`train.ema` is 1; it must be above 0 and below 1"),
             (
                 "optimizer = { kind = \"sgd\", no_decay = [\"\"] }",
@@ -461,11 +499,26 @@ mod tests {
     }
 
     #[test]
+    fn bf16_takes_libtorch() {
+        let train = format!("model = {{ kind = \"linear\" }}\n{TABLE}\nprecision = \"bf16\"");
+        if cfg!(feature = "tch") {
+            assert_eq!(job(&train).unwrap().precision, super::Precision::Bf16);
+        } else {
+            let error = job(&train).unwrap_err();
+            assert!(error.contains("and this build is without"), "{error}");
+            assert!(error.contains("--features tch"), "{error}");
+        }
+    }
+
+    #[test]
     fn a_model_of_the_callers_needs_no_model_and_no_data() {
         let text = "[train]\nsteps = 3\n[checkpoint]\nkeep = 4\n[other]\nx = 1\n";
         let spec = WorkerSpec::parse_custom(text, "/base").unwrap();
         assert_eq!((&spec.train.model, &spec.train.data), (&ModelSpec::Custom, &DataSpec::Custom));
         assert_eq!(spec.checkpoint.keep, 4);
+        let bf16 = "[train]\nsteps = 3\nprecision = \"bf16\"\n";
+        let problems = WorkerSpec::parse_custom(bf16, "").unwrap_err();
+        assert!(problems.to_string().contains("which computes in what its code says"), "{problems}");
         let problems = WorkerSpec::parse_custom("[train]\nstep = 3\n", "").unwrap_err();
         assert!(problems.to_string().contains("unknown key `step`"), "{problems}");
         assert!(job("model = { kind = \"linear\" }").unwrap_err().contains("`train.data` is missing"));
