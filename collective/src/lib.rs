@@ -66,6 +66,7 @@ pub use config::{
 };
 pub use element::{DType, Element, Number, ReduceOp, shard_range};
 pub use error::{AbortReason, Error, Op, Result, Signature};
+pub use nccl::DeviceMemory;
 pub use on_device::OnDevice;
 pub use queue::Pending;
 pub use recorder::{FLIGHT_OPS, OpRecord, OpState, RankRecord, RankState};

@@ -7,7 +7,7 @@ use crate::backend::{Call, Place};
 use crate::communicator::Communicator;
 use crate::element::{Element, Number, ReduceOp};
 use crate::error::{Error, Op, Result};
-use crate::nccl::DeviceBuffer;
+use crate::nccl::{DeviceBuffer, DeviceMemory};
 use crate::queue::Pending;
 
 /// The operations of a [`Communicator`] on memory of its rank's GPU, through NCCL.
@@ -65,6 +65,16 @@ impl OnDevice<'_> {
         let engine = engine.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: passed on.
         unsafe { engine.nccl().map_or(Ok(()), |nccl| nccl.stream.wait_for(stream)) }
+    }
+
+    /// A framework's memory as a buffer, on which operations wait for what is in the framework's stream now.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`].
+    pub fn lend<T: Element>(&mut self, memory: DeviceMemory<T>) -> Result<DeviceBuffer<T>> {
+        // SAFETY: alive, by the contract of `DeviceMemory::new`.
+        unsafe { self.wait_for_stream(memory.stream())? };
+        Ok(memory.into_buffer(self.device.clone()))
     }
 
     /// As [`Communicator::allreduce`].

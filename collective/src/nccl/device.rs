@@ -167,6 +167,56 @@ impl<T: Element> Drop for DeviceBuffer<T> {
     }
 }
 
+/// Memory that a framework of this process has on a GPU, and the stream whose work fills it: what
+/// [`OnDevice::lend`](crate::OnDevice::lend) takes.
+#[derive(Debug)]
+pub struct DeviceMemory<T: Element> {
+    address: u64,
+    len: usize,
+    stream: *mut std::ffi::c_void,
+    elements: PhantomData<T>,
+}
+
+impl<T: Element> DeviceMemory<T> {
+    /// `len` elements at `address`, as the work in `stream` (a `CUstream` or `cudaStream_t`) leaves them.
+    ///
+    /// # Safety
+    /// They are on the GPU of the rank that lends them, and `stream` is a live stream of it. Until this and what becomes of
+    /// it are dropped nobody frees them, and nobody touches them during an operation.
+    pub unsafe fn new(address: u64, len: usize, stream: *mut std::ffi::c_void) -> Self {
+        DeviceMemory { address, len, stream, elements: PhantomData }
+    }
+
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Takes the elements from `at` on away; there are at least so many.
+    #[must_use]
+    pub fn split_off(&mut self, at: usize) -> Self {
+        assert!(at <= self.len, "there are {} elements and none at {at}", self.len);
+        let address = self.address + (at * size_of::<T>()) as u64;
+        let len = self.len - at;
+        self.len = at;
+        DeviceMemory { address, len, stream: self.stream, elements: PhantomData }
+    }
+
+    pub(crate) fn stream(&self) -> *mut std::ffi::c_void {
+        self.stream
+    }
+
+    /// As a buffer of this device.
+    pub(crate) fn into_buffer(self, device: Arc<Device>) -> DeviceBuffer<T> {
+        DeviceBuffer { device, address: self.address, len: self.len, borrowed: true, elements: PhantomData }
+    }
+}
+
 /// A stream of our own.
 pub(crate) struct Stream {
     device: Arc<Device>,

@@ -9,7 +9,7 @@ mod group;
 mod library;
 
 pub use comm::{Comm, Patience, Span, Step};
-pub use device::{DeviceBuffer, device_count};
+pub use device::{DeviceBuffer, DeviceMemory, device_count};
 pub use library::{Library, UNIQUE_ID_BYTES, UniqueId};
 
 pub(crate) use device::Device;

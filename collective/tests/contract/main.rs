@@ -9,4 +9,6 @@ mod faults;
 mod groups;
 mod hosts;
 mod meeting;
+#[path = "../shim/mod.rs"]
+mod nccl_shim;
 mod shim;

@@ -1,41 +1,23 @@
 //! The contract on GPUs, against a shim of NCCL and of the CUDA driver: what a test here shows is the order of calls and the
 //! mapping of errors, and nothing about devices. Each test runs in a process of its own, whose loader finds the shim.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use phalanx_collective::nccl::{Comm, Library, device_count};
-use phalanx_collective::{AbortReason, Communicator, Config, Error, ReduceOp, TransportChoice};
+use phalanx_collective::{AbortReason, Communicator, Config, DeviceMemory, Error, ReduceOp, TransportChoice};
 
 use super::cases::{fixed_cases, run};
 use super::groups::{config, free_port, in_threads, said, say};
+use super::nccl_shim::{again, build};
 
 /// What the process is to play.
 const PART: &str = "CONTRACT_SHIM";
 
-/// A folder in which the loader finds the shim; none, with a word about it, where no C compiler is installed.
-fn shim(folder: &Path, flags: &[&str]) -> Option<PathBuf> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shim/nccl_shim.c");
-    let library = folder.join("libnccl.so.2");
-    let mut cc = Command::new("cc");
-    cc.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-Wno-unused-function", "-pthread"]).args(flags);
-    match cc.arg("-o").arg(&library).arg(&source).status() {
-        Ok(status) => assert!(status.success(), "cc failed on {}", source.display()),
-        Err(error) => {
-            println!("skipped: cc cannot be run ({error})");
-            return None;
-        }
-    }
-    // One library under both names, so that streams and communicators know each other.
-    std::os::unix::fs::symlink("libnccl.so.2", folder.join("libcuda.so.1")).unwrap();
-    Some(folder.to_owned())
-}
-
 fn command(folder: &Path, part: &str, fault: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "shim::within", "--nocapture", "--test-threads", "1"]);
-    command.env(PART, part).env("LD_LIBRARY_PATH", folder).env("SHIM_FAULT", fault);
+    let mut command = again("shim::within", folder);
+    command.env(PART, part).env("SHIM_FAULT", fault);
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     command
 }
@@ -43,7 +25,7 @@ fn command(folder: &Path, part: &str, fault: &str) -> Command {
 /// Plays a part against the shim; what it said.
 fn play(part: &str, flags: &[&str], fault: &str) -> Option<Vec<String>> {
     let folder = tempfile::tempdir().unwrap();
-    let folder = shim(folder.path(), flags).map(|path| (path, folder))?;
+    let folder = build(folder.path(), flags).map(|path| (path, folder))?;
     let output = command(&folder.0, part, fault).output().unwrap();
     Some(ended_well(&output))
 }
@@ -99,6 +81,15 @@ fn beside() {
         let mut back = [0.0; 1000];
         buffer.download(&mut back).unwrap();
         assert_eq!(back, [0.5; 1000]);
+        let stream = std::ptr::without_provenance_mut(1); // the device's default one
+        // SAFETY: as below.
+        let mut memory = unsafe { DeviceMemory::<f32>::new(buffer.address(), 100, stream) };
+        let mut device = comm.on_device().unwrap();
+        let mut end = device.lend(memory.split_off(40)).unwrap();
+        assert_eq!((memory.len(), end.len()), (40, 60));
+        device.allreduce(&mut end, ReduceOp::Sum).unwrap();
+        buffer.download(&mut back).unwrap();
+        assert_eq!((back[39], back[40], back[99], back[100]), (0.5, 1.0, 1.0, 0.5));
         let mut device = comm.on_device().unwrap();
         // SAFETY: the memory is that of `buffer`, which lives on and is not touched meanwhile.
         let mut borrowed = unsafe { device.borrow::<f32>(buffer.address(), 10) };
@@ -220,7 +211,7 @@ fn shim_failures_of_the_meeting_are_errors_on_every_rank() {
         assert!(start.elapsed() < Duration::from_secs(15));
     }
     let folder = tempfile::tempdir().unwrap();
-    let Some(folder_path) = shim(folder.path(), &[]) else { return };
+    let Some(folder_path) = build(folder.path(), &[]) else { return };
     let output = command(&folder_path, "connect 2", "").env("SHIM_GPUS", "1").output().unwrap();
     let said = ended_well(&output);
     assert!(said.iter().any(|text| text.starts_with("there is no GPU 1 among the 1")), "{said:?}");
@@ -267,7 +258,7 @@ fn shim_failures_of_an_operation_are_errors_on_every_rank() {
 #[test]
 fn shim_a_death_aborts_what_waits_on_the_device() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(folder) = shim(folder.path(), &[]).map(|path| (path, folder)) else { return };
+    let Some(folder) = build(folder.path(), &[]).map(|path| (path, folder)) else { return };
     super::devices::a_death_is_heard_on_the_device(|command| {
         command.env("LD_LIBRARY_PATH", &folder.0).env("SHIM_FAULT", "apart");
     });
