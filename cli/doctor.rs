@@ -142,17 +142,26 @@ fn nccl() -> Finding {
     }
 }
 
+/// The one that this process runs with, and whether it can use a GPU.
 fn libtorch() -> Finding {
-    let named = std::env::var_os("LIBTORCH").map(|folder| PathBuf::from(folder).join("lib"));
-    let usual = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/local/lib", "/usr/lib"];
-    let folders = named.into_iter().chain(usual.map(PathBuf::from));
-    match folders.map(|folder| folder.join("libtorch_cpu.so")).find(|file| file.exists()) {
-        Some(file) => Finding::good("libtorch", file.display().to_string()),
-        None => Finding::lacking(
+    let Some(file) = phalanx_gpu::libtorch() else {
+        return Finding::lacking(
             "libtorch",
-            "none; only needed by a build with the feature `tch`",
-            "unpack one from pytorch.org and name it by LIBTORCH, or install Debian's libtorch-dev",
-        ),
+            "none; this build is without, which only `train.backend = \"tch\"` needs",
+            "build with the feature `tch` and libtorch 2.13; docs/training.md says how",
+        );
+    };
+    let found = |with: &str| format!("{}, {with}", file.display());
+    if file.with_file_name("libtorch_cuda.so").exists() {
+        Finding::good("libtorch", found("with CUDA"))
+    } else if Path::new("/dev/nvidiactl").exists() {
+        Finding::lacking(
+            "libtorch",
+            found("for CPUs only"),
+            "run with one that has CUDA on LD_LIBRARY_PATH to train on the GPU; docs/training.md says how",
+        )
+    } else {
+        Finding::good("libtorch", found("for CPUs only"))
     }
 }
 

@@ -12,6 +12,6 @@ mod probe;
 
 pub use declared::{declared, visible_devices};
 pub use driver::{ANSWER_TIMEOUT, Driver, DriverError, Usage, inventory, usage};
-pub use libraries::{cuda_driver, load_libtorch_cuda, nccl};
+pub use libraries::{cuda_driver, libtorch, load_libtorch_cuda, nccl};
 pub use phalanx_core::{Link, Links};
 pub use probe::Inventory;

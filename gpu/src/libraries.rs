@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::c_int;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use libloading::{Library, Symbol};
 
@@ -29,6 +29,18 @@ pub fn cuda_driver() -> Result<String, String> {
         .map_err(|why| format!("{why}; it comes with the NVIDIA driver"))?;
     // cuda.h: 1000 * major + 10 * minor.
     Ok(format!("{}.{}", version / 1000, version % 1000 / 10))
+}
+
+/// The file of the libtorch that this process has loaded; none in a build that is without.
+#[must_use]
+pub fn libtorch() -> Option<PathBuf> {
+    mapped(&std::fs::read_to_string("/proc/self/maps").ok()?, "libtorch_cpu.so")
+}
+
+/// The mapped file of this name in the text of `/proc/PID/maps`.
+fn mapped(maps: &str, name: &str) -> Option<PathBuf> {
+    let files = maps.lines().filter_map(|line| line.find('/').map(|at| Path::new(&line[at..])));
+    files.filter(|file| file.file_name().is_some_and(|found| found == name)).map(Path::to_owned).next()
 }
 
 /// Loads the part of libtorch that computes on GPUs, for as long as the process lives. Nothing of a program refers to it, so
@@ -83,6 +95,14 @@ mod tests {
     fn versions_read_as_their_headers_say() {
         assert_eq!(nccl_version(22_304), "2.23.4");
         assert_eq!(nccl_version(2708), "2.7.8");
+    }
+
+    #[test]
+    fn a_mapped_file_is_found_by_its_name() {
+        let maps = "7f0-7f1 r-xp 00000000 08:01 12  /opt/py torch/lib/libtorch_cpu.so\n7f2-7f3 rw-p 00000000 00:00 0\n";
+        assert_eq!(mapped(maps, "libtorch_cpu.so").unwrap(), Path::new("/opt/py torch/lib/libtorch_cpu.so"));
+        assert_eq!(mapped(maps, "torch_cpu.so"), None);
+        assert_eq!(libtorch(), None, "this crate has no libtorch");
     }
 
     #[test]
