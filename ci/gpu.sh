@@ -104,6 +104,26 @@ if "$python" -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; th
         job 2 die
         step "a rank that is killed once: the gang restarts and ends well" "$phalanx" run "$scratch/job.toml"
     fi
+
+    # The built-in models on PyTorch's libtorch, whose gradients NCCL sums where they are.
+    if "$python" -c 'import torch; assert torch.__version__.split("+")[0] == "2.13.0"' 2>/dev/null; then
+        libraries=$("$python" -c 'import os, torch; print(os.path.join(os.path.dirname(torch.__file__), "lib"))')
+        with_libtorch() {
+            env CARGO_TARGET_DIR=target/tch LIBTORCH_USE_PYTORCH=1 PATH="$(dirname "$(command -v "$python")"):$PATH" \
+                LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" "$@"
+        }
+        step "build with libtorch" with_libtorch cargo build --release --locked --features tch --bin phalanx
+        step "the libtorch in use" with_libtorch target/tch/release/phalanx doctor
+        for workers in $(printf '%s\n' 1 "$gpus" | uniq); do
+            for precision in f32 bf16; do
+                step "the built-in trainer on $workers GPUs in $precision" with_libtorch target/tch/release/phalanx run \
+                    examples/digits/tour.toml --set gang.workers="$workers" --set gang.gpus=1 \
+                    --set 'train.backend="tch"' --set "train.precision=\"$precision\"" --set train.epochs=50
+            done
+        done
+    else
+        skip "the built-in trainer" "$python has no PyTorch 2.13.0"
+    fi
 else
     skip "training" "$python cannot import a PyTorch that sees a GPU"
 fi

@@ -22,4 +22,4 @@ export CARGO_TARGET_DIR=$PWD/target/tch LIBTORCH_USE_PYTORCH=1 VIRTUAL_ENV=$PWD/
 export LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 build=(--release --locked --package phalanx-trainer --features burn,candle,tch)
 cargo build "${build[@]}" --examples
-cargo test "${build[@]}" --lib --test adapters --test gang "$@"
+cargo test "${build[@]}" --lib --tests "$@"

@@ -67,6 +67,8 @@ pub(crate) struct InFlight<'a> {
     communicator: Option<&'a mut Communicator>,
     pending: Vec<Pending<f32>>,
     failed: Result<()>,
+    /// Whether a device keeps it, which reduces it.
+    stays: bool,
 }
 
 impl<'a> InFlight<'a> {
@@ -75,7 +77,12 @@ impl<'a> InFlight<'a> {
         buckets: &'a [Range<usize>],
         communicator: Option<&'a mut Communicator>,
     ) -> InFlight<'a> {
-        InFlight { buffer, buckets, communicator, pending: Vec::new(), failed: Ok(()) }
+        InFlight { buffer, buckets, communicator, pending: Vec::new(), failed: Ok(()), stays: false }
+    }
+
+    /// One that stays on the device, all of it.
+    pub(crate) fn on_device(buffer: &'a mut ArenaBuffer<f32>, buckets: &'a [Range<usize>]) -> InFlight<'a> {
+        InFlight { stays: true, ..InFlight::new(buffer, buckets, None) }
     }
 
     pub(crate) fn head(&mut self) -> &mut [f32] {
@@ -98,6 +105,10 @@ impl<'a> InFlight<'a> {
 impl Gradient for InFlight<'_> {
     fn open(&mut self) -> &mut [f32] {
         &mut self.buffer[HEAD_LEN..]
+    }
+
+    fn stays(&self) -> bool {
+        self.stays
     }
 
     fn finished(&mut self, start: usize) {

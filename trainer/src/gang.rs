@@ -3,9 +3,9 @@
 use crate::Error;
 use crate::bucket::{HEAD_LEN, Head, InFlight, buckets};
 use crate::environment::Environment;
-use crate::model::Tensor;
+use crate::model::{DeviceGradient, Tensor};
 use crate::optimizer::squared_norm;
-use phalanx_collective::{ArenaBuffer, Communicator, Config, ReduceOp, Transport};
+use phalanx_collective::{ArenaBuffer, Communicator, Config, ReduceOp, Transport, TransportChoice};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -25,12 +25,14 @@ pub(crate) struct Gang {
 }
 
 impl Gang {
-    /// Meets the others. Ranks whose `fingerprint` differs are refused. Without `overlap` it is as it pays.
+    /// Meets the others. Ranks whose `fingerprint` differs are refused. Without `overlap` it is as it pays; with `on_device`
+    /// gradients are reduced by NCCL on the GPUs that hold them.
     pub(crate) fn meet(
         environment: &Environment,
         fingerprint: String,
         tensors: &[Tensor],
         overlap: Option<bool>,
+        on_device: bool,
     ) -> Result<Gang, Error> {
         let rank = environment.rank;
         let buckets = buckets(tensors);
@@ -44,6 +46,7 @@ impl Gang {
             master_port: environment.master_port,
             fingerprint,
             flight_dir: environment.scratch.clone(),
+            transport: if on_device { TransportChoice::Nccl } else { TransportChoice::Auto },
             arena_bytes: (parameters + HEAD_LEN) * size_of::<f32>() + ARENA_SLACK_BYTES,
             ..Config::new(rank as usize, environment.world as usize)
         };
@@ -66,14 +69,48 @@ impl Gang {
         self.communicator.arena_alloc(HEAD_LEN + parameters).map_err(|source| self.fail(source))
     }
 
+    /// Whether gradients are reduced on the GPUs that hold them.
+    pub(crate) fn on_device(&self) -> bool {
+        self.communicator.transport() == Transport::Nccl
+    }
+
     /// A gradient that is about to be computed. With `overlap` its buckets may leave as they are finished.
     pub(crate) fn flight<'a>(
         &'a mut self,
         gradient: &'a mut ArenaBuffer<f32>,
         overlap: bool,
     ) -> InFlight<'a> {
+        if self.on_device() {
+            return InFlight::on_device(gradient, &self.buckets);
+        }
         let communicator = (self.overlap && overlap).then_some(&mut self.communicator);
         InFlight::new(gradient, &self.buckets, communicator)
+    }
+
+    /// Sums what lies on the ranks' GPUs, there, and copies it to `gradient` behind its head; with `own` each rank is left
+    /// with its [own slices](crate::bucket::own_slices) only. The answer is how many buckets there were.
+    pub(crate) fn reduce_on_device(
+        &mut self,
+        device: &mut dyn DeviceGradient,
+        gradient: &mut [f32],
+        own: bool,
+    ) -> Result<usize, Error> {
+        let mut memory = device.memory();
+        for bucket in &self.buckets {
+            let part = memory.split_off(bucket.start);
+            let reduced = self.communicator.on_device().and_then(|mut on| {
+                let mut part = on.lend(part)?;
+                match own {
+                    true => on.reduce_scatter(&mut part, ReduceOp::Sum),
+                    false => on.allreduce(&mut part, ReduceOp::Sum).map(|()| 0..bucket.len()),
+                }
+            });
+            let reduced = reduced.map_err(|source| self.fail(source))?;
+            let start = bucket.start + reduced.start;
+            let to = HEAD_LEN + start..HEAD_LEN + bucket.start + reduced.end;
+            device.download(start, &mut gradient[to])?;
+        }
+        Ok(self.buckets.len())
     }
 
     /// Sums a gradient and its head over all ranks, but for the first buckets that [landed](InFlight::land).
@@ -85,17 +122,24 @@ impl Gang {
                 let reduced = self.communicator.allreduce(bucket, ReduceOp::Sum);
                 reduced.map_err(|source| self.fail(source))?;
             }
+            if landed == self.buckets.len() {
+                let reduced = self.communicator.allreduce(&mut gradient[..HEAD_LEN], ReduceOp::Sum);
+                reduced.map_err(|source| self.fail(source))?;
+            }
         }
         Ok(Head::read(gradient))
     }
 
-    /// The same, but each rank is left with the sum in its [own slices](crate::bucket::own_slices) only. Also says the
-    /// whole gradient's sum of squares.
-    pub(crate) fn reduce_own(&mut self, gradient: &mut [f32]) -> Result<(Head, f64), Error> {
+    /// The same, but each rank is left with the sum in its [own slices](crate::bucket::own_slices) only, which are there
+    /// already if `landed`. Also says the whole gradient's sum of squares.
+    pub(crate) fn reduce_own(&mut self, gradient: &mut [f32], landed: bool) -> Result<(Head, f64), Error> {
         let mut sums = vec![0.0];
         for bucket in &self.buckets {
             let bucket = &mut gradient[HEAD_LEN + bucket.start..HEAD_LEN + bucket.end];
-            let own = self.communicator.reduce_scatter(bucket, ReduceOp::Sum);
+            let own = match landed {
+                true => Ok(self.communicator.shard(bucket.len())),
+                false => self.communicator.reduce_scatter(bucket, ReduceOp::Sum),
+            };
             sums[0] += squared_norm(&bucket[own.map_err(|source| self.fail(source))?]);
         }
         sums.extend(gradient[..HEAD_LEN].iter().map(|&value| f64::from(value)));

@@ -40,6 +40,19 @@ pub(crate) struct Task<'a> {
     pub(crate) position: Position,
 }
 
+/// A gradient of which nothing is finished before the last round.
+struct Unfinished<'a>(&'a mut dyn Gradient);
+
+impl Gradient for Unfinished<'_> {
+    fn open(&mut self) -> &mut [f32] {
+        self.0.open()
+    }
+
+    fn stays(&self) -> bool {
+        self.0.stays()
+    }
+}
+
 impl Worker {
     /// Rank `rank` of `world`; with shards, `world` must divide their number.
     pub(crate) fn new(rank: u64, world: u64, cut: Cut, parameters: usize, seed: u64) -> Worker {
@@ -75,8 +88,7 @@ impl Worker {
                     let part = part_of(&own, round, rounds);
                     loss += match round + 1 == rounds {
                         true => self.pass(&mut task, part, scale, out, write)?,
-                        // Nothing is finished before the last round.
-                        false => self.pass(&mut task, part, scale, &mut out.open(), write)?,
+                        false => self.pass(&mut task, part, scale, &mut Unfinished(out), write)?,
                     };
                 }
                 Ok((loss * f64::from(scale)) as f32)
@@ -129,8 +141,10 @@ impl Worker {
             *row = task.data.training[*row as usize];
         }
         if self.rows.is_empty() {
-            if write == Write::Set {
-                out.open().fill(0.0);
+            match task.model.device_gradient() {
+                _ if write == Write::Add => {}
+                Some(device) if out.stays() => device.clear()?,
+                _ => out.open().fill(0.0),
             }
             return Ok(0.0);
         }

@@ -44,7 +44,8 @@ pub use data::{Batch, CellProblem, DataError, Dataset, Sample, Targets};
 pub use environment::Environment;
 pub use error::Error;
 pub use evaluate::Judgement;
-pub use model::{Cnn, Gradient, Mlp, Model, Tensor, Transformer, Write};
+pub use model::{Cnn, DeviceGradient, Gradient, Mlp, Model, Tensor, Transformer, Write};
+pub use phalanx_collective::DeviceMemory;
 pub use phalanx_core::spec::{Activation, CnnSpec, Loss, Norm, TransformerSpec, WorkerSpec};
 pub use run::{Outcome, run, run_model, run_on};
 

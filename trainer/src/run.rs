@@ -170,7 +170,9 @@ impl<'a> Run<'a> {
             loaded.restore(&tensors, model.parameters_mut(), &mut optimizer)?;
             position = loaded.state.position;
         }
-        let gang = Gang::meet(environment, fingerprint, &tensors, train.overlap)?;
+        // NCCL sums in an order of its own, and shards have theirs.
+        let on_device = !train.logical_shards && model.device_gradient().is_some();
+        let gang = Gang::meet(environment, fingerprint, &tensors, train.overlap, on_device)?;
         let cut = if train.logical_shards { Cut::Shards } else { Cut::Rounds(u64::from(train.accumulate)) };
         let leads = environment.rank == 0;
         let checkpoints = destination(spec, environment)
@@ -276,9 +278,14 @@ impl<'a> Run<'a> {
         let stop = self.terminated.is_raised() || self.reporter.stop();
         Head { loss, stop, usage_changed: self.worker.usage.changed() }.write(flight.head());
         let landed = flight.land();
-        let landed = landed.map_err(|source| self.gang.fail(source))?;
+        let mut landed = landed.map_err(|source| self.gang.fail(source))?;
+        if self.gang.on_device()
+            && let Some(device) = self.model.device_gradient()
+        {
+            landed = self.gang.reduce_on_device(device, &mut self.gradient, sharded)?;
+        }
         if sharded {
-            return self.gang.reduce_own(&mut self.gradient);
+            return self.gang.reduce_own(&mut self.gradient, landed > 0);
         }
         let head = self.gang.reduce(&mut self.gradient, landed)?;
         let norm = self.train.clip.map_or(0.0, |_| optimizer::squared_norm(&self.gradient[HEAD_LEN..]));

@@ -1,9 +1,14 @@
 //! Models written with tch, on libtorch 2.13.
 
+mod resident;
+#[cfg(test)]
+mod tests;
+
+use self::resident::Resident;
 use super::Flat;
 use crate::Error;
 use crate::data::{Batch, Dataset};
-use crate::model::{Gradient, Model, Tensor, Write};
+use crate::model::{DeviceGradient, Gradient, Model, Tensor, Write};
 use ::tch::nn::VarStore;
 use ::tch::{Device, TchError, Tensor as Values, no_grad};
 use std::path::Path;
@@ -14,6 +19,8 @@ pub struct Tch<F> {
     flat: Flat,
     variables: Vec<Values>,
     device: Device,
+    /// Where gradients stay between ranks with GPUs.
+    resident: Option<Resident>,
     forward: F,
 }
 
@@ -29,7 +36,8 @@ impl<F: Fn(&Batch) -> Result<Values, TchError>> Tch<F> {
     ) -> Result<Tch<F>, Error> {
         // OpenMP counts threads for each thread that computes: this one.
         ::tch::set_num_threads(rayon::current_num_threads() as i32);
-        let mut model = Tch { flat: Flat::new(data), variables: Vec::new(), device: Device::Cpu, forward };
+        let flat = Flat::new(data);
+        let mut model = Tch { flat, variables: Vec::new(), device: Device::Cpu, resident: None, forward };
         for (name, variable) in variables {
             let shape: Vec<usize> = variable.size().iter().map(|&size| size as usize).collect();
             let values = read(&variable)?;
@@ -41,7 +49,16 @@ impl<F: Fn(&Batch) -> Result<Values, TchError>> Tch<F> {
             model.flat.add(name, shape, &values);
             model.variables.push(variable);
         }
+        if model.device.is_cuda() {
+            model.keep_gradients().map_err(failed)?;
+        }
         Ok(model)
+    }
+
+    /// Lets gradients stay on the device, where the ranks reduce them there.
+    fn keep_gradients(&mut self) -> Result<(), TchError> {
+        self.resident = Some(Resident::new(&self.variables, self.device)?);
+        Ok(())
     }
 
     /// A model of a store's trainable variables, in the order of their names.
@@ -156,9 +173,20 @@ impl<F: Fn(&Batch) -> Result<Values, TchError>> Model for Tch<F> {
         let (outputs, mut slope) = self.outputs(batch)?;
         let sum = self.flat.slope(&mut slope, batch, scale)?;
         let gradients = self.gradients(&outputs, &slope).map_err(failed)?;
+        if let Some(resident) = &mut self.resident
+            && gradient.stays()
+        {
+            self.flat.unused = (0..gradients.len()).filter(|&at| !gradients[at].defined()).collect();
+            resident.take(&gradients, write).map_err(failed)?;
+            return Ok(sum);
+        }
         let own = |at: usize| gradients[at].defined().then(|| read(&gradients[at])).transpose();
         self.flat.deliver(gradient, write, own)?;
         Ok(sum)
+    }
+
+    fn device_gradient(&mut self) -> Option<&mut dyn DeviceGradient> {
+        self.resident.as_mut().map(|resident| resident as &mut dyn DeviceGradient)
     }
 
     fn unused(&self) -> &[usize] {

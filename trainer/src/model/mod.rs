@@ -17,6 +17,7 @@ pub use transformer::Transformer;
 
 use crate::Error;
 use crate::data::Batch;
+use phalanx_collective::DeviceMemory;
 use std::ops::Range;
 
 /// One named tensor in the flat parameters.
@@ -47,6 +48,29 @@ pub trait Gradient {
     /// For a model that knows when a part is finished, from the last tensors to the first: nothing from `start` on will be
     /// changed any more. It may be gone from what is open: it is reduced over the ranks while the rest is computed.
     fn finished(&mut self, _start: usize) {}
+
+    /// Whether a model that has a [gradient on a GPU](Model::device_gradient) may leave it there and write nothing here.
+    fn stays(&self) -> bool {
+        false
+    }
+}
+
+/// A gradient on the first GPU that this process sees, where NCCL reduces it.
+pub trait DeviceGradient {
+    /// All its values, one after the other.
+    fn memory(&mut self) -> DeviceMemory<f32>;
+
+    /// Sets all values to 0.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where the framework behind it fails.
+    fn clear(&mut self) -> Result<(), Error>;
+
+    /// Copies the values from `start` on to `values`.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where the framework behind it fails.
+    fn download(&mut self, start: usize, values: &mut [f32]) -> Result<(), Error>;
 }
 
 /// One that stays where it is.
@@ -94,6 +118,11 @@ pub trait Model {
     /// if they are not the same on all ranks.
     fn unused(&self) -> &[usize] {
         &[]
+    }
+
+    /// The gradient where the passes left it that [let it stay](Gradient::stays), for a model that computes on a GPU.
+    fn device_gradient(&mut self) -> Option<&mut dyn DeviceGradient> {
+        None
     }
 
     /// Puts the outputs into `outputs`, a row for each target (for classes their logits, for binary cross-entropy one
