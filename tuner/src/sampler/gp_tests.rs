@@ -2,6 +2,7 @@ use super::*;
 use crate::space::tests::{EVERY_KIND, sweep};
 use crate::{Ask, Origin, Outcome, Study};
 use phalanx_core::spec::Params;
+use std::collections::VecDeque;
 
 fn x(params: &Params, name: &str) -> f64 {
     params[name].as_f64().unwrap()
@@ -54,6 +55,68 @@ fn trials_in_flight_keep_apart() {
             assert!((a.0 - b.0).abs().max((a.1 - b.1).abs()) > 1e-4, "{open:?}");
         }
     }
+}
+
+#[test]
+fn one_in_flight_looks_far_and_the_others_near_the_best() {
+    let params: String =
+        (0..4).map(|i| format!("p{i} = {{ kind = \"float\", low = 0, high = 1 }}\n")).collect();
+    let mut study = Study::new(&sweep(&format!("[search]\nkind = \"gp\"\n[params]\n{params}")));
+    let loss =
+        |params: &Params| params.values().map(|value| (value.as_f64().unwrap() - 0.4).powi(2)).sum::<f64>();
+    run(&mut study, 16, loss);
+    let mut open = VecDeque::new();
+    for _ in 16..30 {
+        let best: Vec<f64> = study.best().unwrap().params.values().filter_map(|v| v.as_f64()).collect();
+        while open.len() < 4 {
+            let Ask::Trial(trial) = study.ask() else { panic!("over") };
+            let far =
+                trial.params.values().zip(&best).map(|(value, best)| (value.as_f64().unwrap() - best).abs());
+            let far = far.fold(0.0, f64::max);
+            if !trial.number.is_multiple_of(open.len() as u64 + 1) {
+                assert!(far <= 0.5 * REGION_SIDE + 1e-9, "trial {}: {far}", trial.number);
+            }
+            open.push_back(trial);
+        }
+        let trial = open.pop_front().unwrap();
+        study.tell(trial.number, Outcome::Values(vec![loss(&trial.params)])).unwrap();
+    }
+}
+
+#[test]
+fn looking_near_ends_where_it_brings_nothing() {
+    let falling: Vec<f64> = (0..20).map(|at| 1.0 / f64::from(at + 1)).collect();
+    let all = |losses: &[f64]| pays(losses, &vec![true; losses.len()], 3);
+    assert!(all(&falling));
+    let stuck = |trials| [falling.clone(), vec![0.05; trials]].concat();
+    assert!(all(&stuck(3)) && !all(&stuck(4)));
+    // A millionth of what lies between the median and the best is no gain, and what breaks a constraint is none either.
+    assert!(!all(&[stuck(3), vec![0.05 - 1e-8]].concat()));
+    let (losses, mut feasible) = ([stuck(3), vec![0.01]].concat(), vec![true; 24]);
+    assert!(pays(&losses, &feasible, 3));
+    feasible[23] = false;
+    assert!(pays(&losses, &feasible, 3) && pays(&losses[..23], &feasible[..23], 3));
+    feasible[19] = false;
+    assert!(pays(&losses, &feasible, 3));
+    assert!(!pays(&[1.0; 4], &[false; 4], 3));
+}
+
+#[test]
+fn what_lies_near_is_not_repeated_in_flight() {
+    let spec = sweep(
+        "[search]\nkind = \"gp\"\n[params]\na = { kind = \"int\", low = 0, high = 9 }\nb = { kind = \"int\", low = 0, high = 9 }\n",
+    );
+    let mut study = Study::new(&spec);
+    run(&mut study, 30, |params| (x(params, "a") - 4.0).powi(2) + (x(params, "b") - 4.0).powi(2));
+    let mut seen: Vec<String> = study.trials()[10..].iter().map(|t| format!("{:?}", t.params)).collect();
+    for _ in 0..30 {
+        let Ask::Trial(trial) = study.ask() else { panic!("over") };
+        seen.push(format!("{:?}", trial.params));
+    }
+    let all = seen.len();
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), all);
 }
 
 #[test]

@@ -21,11 +21,13 @@ mod tpe;
 pub(crate) use normal::log_mass;
 
 use crate::space::{Axis, Param, Point, Space};
-use crate::trial::{Lineage, Origin, Trial};
+use crate::trial::{Lineage, Origin, Trial, TrialState};
 use phalanx_core::spec::{Constraint, Objective, Search, Stopping, SweepSpec};
 
 /// Trials that `auto` and `gp` lay out evenly before they learn from them.
 const STARTUP_TRIALS: usize = 10;
+/// Trials that have to have ended before those in flight count as laid out: a model of fewer is none.
+const LEAST_ENDED: usize = 5;
 /// Ended trials up to which `auto` takes the Gaussian process: beyond it the model is dear, and others are as good.
 const AUTO_GP_TRIALS: usize = 250;
 /// Ended trials up to which `auto` estimates densities for several objectives where parameters are not all numbers; of
@@ -164,16 +166,20 @@ impl Samplers {
 
     fn choose(&self, view: &View<'_>) -> Origin {
         let learned = self.tpe.as_ref().map_or(0, tpe::Tpe::learned);
+        // With trials in flight it is not waited for the last of the start: each would be one more blind trial.
+        let running = || view.trials.iter().filter(|trial| trial.state == TrialState::Running).count();
+        let has_begun =
+            |startup: usize| learned >= startup || (learned >= LEAST_ENDED && learned + running() >= startup);
         match self.search {
             Search::Random | Search::Pbt(_) => Origin::Random,
             Search::Grid => Origin::Grid,
             Search::Sobol => Origin::Sobol,
-            Search::Tpe | Search::Motpe if learned < tpe::STARTUP_TRIALS => Origin::Random,
+            Search::Tpe | Search::Motpe if !has_begun(tpe::STARTUP_TRIALS) => Origin::Random,
             Search::Tpe => Origin::Tpe,
             Search::Motpe => Origin::Motpe,
             Search::Cmaes => Origin::Cmaes,
             Search::Nsga2 => self.breed(),
-            Search::Auto | Search::Gp if learned < STARTUP_TRIALS => Origin::Sobol,
+            Search::Auto | Search::Gp if !has_begun(STARTUP_TRIALS) => Origin::Sobol,
             Search::Gp => Origin::Gp,
             Search::Auto if self.several && (self.numeric || learned > AUTO_MOTPE_TRIALS) => self.breed(),
             Search::Auto if self.several => Origin::Motpe,
@@ -322,6 +328,26 @@ mod tests {
                 let (expected, found) = (drive(&mut study, round, several), drive(&mut again, round, several));
                 prop_assert_eq!(found, expected, "{} in round {}", kind, round);
             }
+        }
+    }
+
+    #[test]
+    fn the_start_counts_trials_in_flight_once_half_of_it_has_ended() {
+        let params = "[params]\nx = { kind = \"float\", low = 0, high = 1 }\n";
+        for (kind, start, then) in [("auto", Origin::Sobol, Origin::Gp), ("tpe", Origin::Random, Origin::Tpe)]
+        {
+            let mut study = Study::new(&sweep(&format!("{}{params}", search(kind))));
+            let next = |study: &mut Study| {
+                let Ask::Trial(trial) = study.ask() else { panic!("over") };
+                (trial.number, study.trials()[trial.number as usize].origin)
+            };
+            // Twelve at once are all blind, and so are those after them until five have ended.
+            (0..12).for_each(|_| assert_eq!(next(&mut study).1, start, "{kind}"));
+            for number in 0..5 {
+                assert_eq!(next(&mut study).1, start, "{kind}");
+                study.tell(number, Outcome::Values(vec![number as f64])).unwrap();
+            }
+            assert_eq!(next(&mut study).1, then, "{kind}");
         }
     }
 

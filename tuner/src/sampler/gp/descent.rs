@@ -12,12 +12,18 @@ const SUFFICIENT: f64 = 1e-4;
 const HALVINGS: usize = 12;
 
 /// The bounds of every coordinate.
+#[derive(PartialEq)]
 pub(super) struct Bounds {
     pub(super) low: Vec<f64>,
     pub(super) high: Vec<f64>,
 }
 
 impl Bounds {
+    /// The unit box.
+    pub(super) fn unit(dims: usize) -> Bounds {
+        Bounds { low: vec![0.0; dims], high: vec![1.0; dims] }
+    }
+
     fn clamp(&self, x: &mut [f64]) {
         for ((x, low), high) in x.iter_mut().zip(&self.low).zip(&self.high) {
             *x = x.clamp(*low, *high);

@@ -1,10 +1,13 @@
 //! Bayesian optimisation by a Gaussian process: outputs warped, hyperparameters the most probable ones, the next trial
 //! where the logarithm of expected improvement is largest (Jones et al. 1998; Ament et al., arXiv 2310.20708).
 //!
-//! Trials in flight are taken in as if they brought what is expected of them (kriging believer, Ginsbourger et al.
-//! 2010), so that the next one goes elsewhere. In many dimensions it looks only near the best trial, in a region that
-//! grows with success and shrinks without (Eriksson et al., arXiv 1910.01739). With constraints what is promised counts
-//! as far as a point is likely to keep them; before any trial has kept them all, that alone counts.
+//! Trials in flight are taken in as if they brought about what is expected of them (kriging believer, Ginsbourger et al.
+//! 2010): the next one goes elsewhere, and has to improve upon them too. They share the work: one of them looks over the
+//! whole box, the others around the best trial as long as that pays, where what is missed by not waiting for each other
+//! is least (global and local steps as in Diouane et al., arXiv 2101.06808). In many dimensions it looks only near the
+//! best trial, in a region that grows with success and shrinks without (Eriksson et al., arXiv 1910.01739). With
+//! constraints what is promised counts as far as a point is likely to keep them; before any trial has kept them all,
+//! that alone counts.
 
 mod acquisition;
 mod descent;
@@ -40,6 +43,18 @@ const REFIT_PERCENT: usize = 8;
 const MAX_OBSERVATIONS: usize = 300;
 /// More dimensions than this are searched in a trust region.
 const WHOLE_BOX_DIMS: usize = 20;
+/// So many standard deviations worse than expected is what trials in flight are taken for: they were chosen because
+/// they looked good, so they will be less good than they look.
+const DOUBT: f64 = 0.5;
+/// Of so many trials in flight one at least looks over the whole box.
+const MOST_SHARING: u64 = 4;
+/// Where the others look: so much of each side of the box, around the best trial …
+const REGION_SIDE: f64 = 0.3;
+/// … once so many trials a dimension have ended: before, nobody knows where to look closer …
+const REGION_TRIALS_PER_DIM: usize = 4;
+/// … and until as many in a row as there are dimensions bring less than this share of what lies between the median
+/// and the best.
+const REGION_GAIN: f64 = 1e-6;
 /// Closer than this, in a unit box, two points are one.
 const SAME: f64 = 1e-9;
 
@@ -178,7 +193,7 @@ impl Gp {
         let (points, losses): (Vec<Vec<f64>>, Vec<f64>) =
             kept.into_iter().map(|at| (points[at].clone(), losses[at])).unzip();
         let search = self.prepare(view, given, &hyper, (points, &losses, &feasible), limits)?;
-        let found = search.best_point()?;
+        let found = search.best_point().or_else(|| search.widened()?.best_point())?;
         let mut proposal: Point = vec![None; given.len()];
         for (coordinate, place) in self.coordinates.iter().zip(found) {
             proposal[coordinate.param] = Some(coordinate.decode(place));
@@ -260,15 +275,23 @@ impl Gp {
         let mut taken = points.clone();
         let mut model = Model::new(&self.metrics(), hyper, points, values)?;
         let best = model.fitted().zip(feasible).filter(|(_, feasible)| **feasible);
-        let best = best.map(|(fitted, _)| fitted).min_by(f64::total_cmp);
+        let mut best = best.map(|(fitted, _)| fitted).min_by(f64::total_cmp);
+        let mut running = 0;
         for trial in view.trials.iter().filter(|trial| trial.state == TrialState::Running) {
+            running += 1;
             let point = self.encoded(trial);
             taken.push(point.clone());
-            model.imagine(point);
+            let is_feasible =
+                limits.iter().map(|limit| limit.log_feasible(&point)).sum::<f64>() > 0.5_f64.ln();
+            let value = model.imagine(point, DOUBT);
+            best = best.map(|best| if is_feasible { best.min(value) } else { best });
         }
         let given =
             self.coordinates.iter().map(|c| given[c.param].map(|float| c.encode(Some(float)))).collect();
-        let bounds = self.bounds(hyper, &order, &centres, losses);
+        let looks_near = !view.number().is_multiple_of((running + 1).min(MOST_SHARING))
+            && losses.len() >= REGION_TRIALS_PER_DIM * self.coordinates.len()
+            && pays(losses, feasible, self.coordinates.len());
+        let bounds = self.bounds(hyper, &centres, losses, looks_near);
         let sound = best.is_none_or(f64::is_finite) && (best.is_some() || !limits.is_empty());
         sound.then_some(Search {
             coordinates: &self.coordinates,
@@ -283,23 +306,40 @@ impl Gp {
         })
     }
 
-    /// The box to look in: all of it, or a region around the best trial whose sides are longer where the loss changes
-    /// more slowly.
-    fn bounds(&self, hyper: &Hyper, order: &[usize], centres: &[Vec<f64>], losses: &[f64]) -> Bounds {
+    /// The box to look in: all of it, or a region around the best trial; in many dimensions one whose sides are longer
+    /// where the loss changes more slowly.
+    fn bounds(&self, hyper: &Hyper, centres: &[Vec<f64>], losses: &[f64], looks_near: bool) -> Bounds {
         let dims = self.coordinates.len();
-        let mut bounds = Bounds { low: vec![0.0; dims], high: vec![1.0; dims] };
-        if dims <= WHOLE_BOX_DIMS || order.is_empty() {
+        let mut bounds = Bounds::unit(dims);
+        let Some(centre) = centres.first().filter(|_| looks_near || dims > WHOLE_BOX_DIMS) else {
             return bounds;
-        }
+        };
         let side = region_side(losses, dims);
         let mean_log: f64 = hyper.weights.iter().map(|w| -0.5 * w.ln()).sum::<f64>() / dims as f64;
         for dim in (0..dims).filter(|dim| self.coordinates[*dim].is_smooth()) {
-            let half = 0.5 * side * (-0.5 * hyper.weights[dim].ln() - mean_log).exp().clamp(0.25, 4.0);
-            bounds.low[dim] = (centres[0][dim] - half).max(0.0);
-            bounds.high[dim] = (centres[0][dim] + half).min(1.0);
+            let stretched = || side * (-0.5 * hyper.weights[dim].ln() - mean_log).exp().clamp(0.25, 4.0);
+            let half = 0.5 * if dims > WHOLE_BOX_DIMS { stretched() } else { REGION_SIDE };
+            bounds.low[dim] = (centre[dim] - half).max(0.0);
+            bounds.high[dim] = (centre[dim] + half).min(1.0);
         }
         bounds
     }
+}
+
+/// Whether it still pays to look around the best trial, after these losses in the order they came.
+fn pays(losses: &[f64], feasible: &[bool], dims: usize) -> bool {
+    let kept: Vec<f64> =
+        losses.iter().zip(feasible).filter(|(_, kept)| **kept).map(|(loss, _)| *loss).collect();
+    let mut sorted: Vec<f64> = kept.iter().copied().filter(|loss| loss.is_finite()).collect();
+    sorted.sort_by(f64::total_cmp);
+    let Some(least) = sorted.first() else { return false };
+    let gain = REGION_GAIN * (sorted[sorted.len() / 2] - least);
+    let (mut best, mut without) = (f64::INFINITY, 0);
+    for loss in kept {
+        without = if loss < best - gain { 0 } else { without + 1 };
+        best = best.min(loss);
+    }
+    without <= dims
 }
 
 /// The largest number of the sequence of fits that is not above the observations.
@@ -356,6 +396,14 @@ impl Search<'_> {
             value += limit.log_feasible_slopes(point, gradient);
         }
         value
+    }
+
+    /// The same search over the whole box, where this one is not.
+    fn widened(mut self) -> Option<Self> {
+        let whole = Bounds::unit(self.coordinates.len());
+        let is_whole = self.bounds == whole;
+        self.bounds = whole;
+        (!is_whole).then_some(self)
     }
 
     fn best_point(&self) -> Option<Vec<f64>> {

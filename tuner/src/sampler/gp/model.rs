@@ -260,10 +260,11 @@ impl Model {
         self.values.iter().zip(self.alpha.iter()).map(|(value, alpha)| value - self.hyper.noise * alpha)
     }
 
-    /// Takes a point in as if its value were what is expected of it, by one more row of the factor; nothing where that
-    /// row cannot be had.
-    pub(super) fn imagine(&mut self, point: Vec<f64>) {
-        let mean = self.belief(&point).mean;
+    /// Takes a point in as if its value were so many standard deviations above what is expected of it, by one more row of
+    /// the factor; nothing where that row cannot be had. What the value was taken for.
+    pub(super) fn imagine(&mut self, point: Vec<f64>, doubt: f64) -> f64 {
+        let Belief { mean, deviation } = self.belief(&point);
+        let value = mean + doubt * deviation;
         let count = self.points.len();
         let mut column = DVector::zeros(count + 1);
         for (at, other) in self.points.iter().enumerate() {
@@ -273,12 +274,13 @@ impl Model {
         column[count] = self.hyper.variance * (1.0 + 1e-6) + self.hyper.noise;
         let grown = self.factor.insert_column(count, column);
         if grown.l_dirty().row(count).iter().take(count + 1).any(|entry| !entry.is_finite()) {
-            return;
+            return value;
         }
         self.factor = grown;
         self.points.push(point);
-        self.values.push(mean);
+        self.values.push(value);
         self.alpha = self.factor.solve(&DVector::from_column_slice(&self.values));
+        value
     }
 
     pub(super) fn belief(&self, point: &[f64]) -> Belief {
@@ -424,9 +426,10 @@ mod tests {
         let mut model = Model::new(&metrics, &hyper, points.clone(), values.clone()).unwrap();
         let new = vec![0.9, 0.1, 2.0];
         let before = model.belief(&new);
-        model.imagine(new.clone());
+        let value = model.imagine(new.clone(), 0.5);
+        assert_eq!(value, before.mean + 0.5 * before.deviation);
         points.push(new.clone());
-        values.push(before.mean);
+        values.push(value);
         let whole = Model::new(&metrics, &hyper, points, values).unwrap();
         for at in [[0.9, 0.1, 2.0], [0.7, 0.3, 1.0]] {
             let (grown, whole) = (model.belief(&at), whole.belief(&at));
