@@ -21,7 +21,7 @@ mod tpe;
 pub(crate) use normal::log_mass;
 
 use crate::space::{Axis, Param, Point, Space};
-use crate::trial::{Lineage, Origin, Trial, TrialState};
+use crate::trial::{Lineage, Origin, Trial};
 use phalanx_core::spec::{Constraint, Objective, Search, Stopping, SweepSpec};
 
 /// Trials that `auto` and `gp` lay out evenly before they learn from them.
@@ -167,9 +167,9 @@ impl Samplers {
     fn choose(&self, view: &View<'_>) -> Origin {
         let learned = self.tpe.as_ref().map_or(0, tpe::Tpe::learned);
         // With trials in flight it is not waited for the last of the start: each would be one more blind trial.
-        let running = || view.trials.iter().filter(|trial| trial.state == TrialState::Running).count();
+        let running = self.tpe.as_ref().map_or(0, tpe::Tpe::running);
         let has_begun =
-            |startup: usize| learned >= startup || (learned >= LEAST_ENDED && learned + running() >= startup);
+            |startup: usize| learned >= startup || (learned >= LEAST_ENDED && learned + running >= startup);
         match self.search {
             Search::Random | Search::Pbt(_) => Origin::Random,
             Search::Grid => Origin::Grid,

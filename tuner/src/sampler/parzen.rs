@@ -161,6 +161,11 @@ impl Parzen {
         }
     }
 
+    /// The kernel of a trial, if it is in.
+    pub(super) fn position(&self, number: u64) -> Option<usize> {
+        self.members.binary_search(&number).ok()
+    }
+
     /// The kernel at a share of the total weight.
     pub(super) fn pick(&self, unit: f64) -> usize {
         let mut left = unit;

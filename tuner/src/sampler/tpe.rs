@@ -1,9 +1,9 @@
 //! The tree-structured Parzen estimator: what is likely under the good trials and unlikely under the others.
 //!
 //! Bergstra et al. 2011, multivariate as in Falkner et al. 2018, with the constants of Optuna 5 (Watanabe,
-//! arXiv 2304.11127); other than there, the random start is a Latin hypercube, and the best candidate's numbers are refined.
-//! Parameters that are always there together are one group with one estimator; running trials count among the others
-//! (constant liar), so that trials in flight keep apart.
+//! arXiv 2304.11127); other than there, the random start is a Latin hypercube, the best candidate's numbers are refined, and
+//! part of the trials are drawn around the best one alone. Parameters that are always there together are one group with one
+//! estimator; running trials count among the others (constant liar), so that trials in flight keep apart.
 //!
 //! With several objectives (Ozaki et al. 2022) the good trials are the foremost fronts, of the last one those of most
 //! hypervolume, and every parameter has an estimator of its own, as in Optuna 5: good trials lie all along the front, and
@@ -23,6 +23,12 @@ use std::collections::BTreeSet;
 pub(super) const STARTUP_TRIALS: usize = 10;
 /// Candidates drawn from the good trials, of which the best is taken.
 const CANDIDATES: usize = 24;
+/// One trial in so many is drawn from all good ones, the others from around the best: on a slope the best one is ahead of
+/// the other good ones, which hold a search back. With trials in flight it is one of those …
+const SHARING: (u64, u64) = (2, 4);
+/// … and this part of the candidates and refinements is drawn: the more there are to choose from, the further from all
+/// that is known is the most promising, and what it brings comes too late for those that are drawn meanwhile.
+const PART_IN_FLIGHT: usize = 2;
 /// Then each of its numbers is drawn anew so often from the same good trial, and kept where that is better: in many
 /// dimensions the best of a few whole draws is still a poor one. What is chosen of a list stays, so that choices are as
 /// varied as draws are.
@@ -78,6 +84,16 @@ pub(super) struct Tpe {
     /// Trials whose state has changed since the last suggestion.
     changed: BTreeSet<usize>,
     learned: usize,
+    is_running: Vec<bool>,
+    running: usize,
+}
+
+/// How the candidates of a trial are drawn.
+struct Manner {
+    /// The trial that all are drawn around; else any good one.
+    around: Option<usize>,
+    candidates: usize,
+    refinements: usize,
 }
 
 impl Tpe {
@@ -92,6 +108,8 @@ impl Tpe {
             is_other: Vec::new(),
             changed: BTreeSet::new(),
             learned: 0,
+            is_running: Vec::new(),
+            running: 0,
         }
     }
 
@@ -100,21 +118,31 @@ impl Tpe {
         self.learned
     }
 
+    /// How many trials are in flight.
+    pub(super) fn running(&self) -> usize {
+        self.running
+    }
+
     pub(super) fn asked(&mut self, trial: &Trial) {
-        self.admit(trial.index);
+        self.admit(trial);
     }
 
     /// Makes room for a trial: one of an older study was never asked for.
-    fn admit(&mut self, index: usize) {
+    fn admit(&mut self, trial: &Trial) {
+        let index = trial.index;
         if self.ranks.len() <= index {
             self.ranks.resize(index + 1, None);
             self.is_other.resize(index + 1, false);
+            self.is_running.resize(index + 1, false);
         }
+        let runs = trial.state == TrialState::Running;
+        let ran = std::mem::replace(&mut self.is_running[index], runs);
+        self.running = self.running + usize::from(runs) - usize::from(ran);
         self.changed.insert(index);
     }
 
     pub(super) fn moved(&mut self, objectives: &[Objective], trial: &Trial) {
-        self.admit(trial.index);
+        self.admit(trial);
         let learns = |rank: &Option<Rank>| usize::from(rank.as_ref().is_some_and(Rank::teaches));
         let (old, new) = (self.ranks[trial.index].take(), Rank::of(objectives[0].mode, trial));
         self.learned = self.learned + learns(&new) - learns(&old);
@@ -179,9 +207,26 @@ impl Tpe {
         self.rest.iter().rev().nth(MAX_OTHERS - 1).copied().unwrap_or(0)
     }
 
+    fn manner(&self, number: u64) -> Manner {
+        let whole = Manner { around: None, candidates: CANDIDATES, refinements: REFINEMENTS };
+        // With several objectives there is no best one.
+        if self.leaders.is_some() {
+            return whole;
+        }
+        let sharing = (self.running as u64 + 1).clamp(SHARING.0, SHARING.1);
+        let best = self.ranked.first().map(|rank| rank.index);
+        let part = if self.running > 0 { PART_IN_FLIGHT } else { 1 };
+        Manner {
+            around: best.filter(|_| !number.is_multiple_of(sharing)),
+            candidates: CANDIDATES / part,
+            refinements: REFINEMENTS / part,
+        }
+    }
+
     /// A point of what is likely under the good trials and unlikely under the others.
     pub(super) fn suggest(&mut self, view: &View<'_>, given: &[Option<f64>]) -> Point {
         self.update(view.trials);
+        let manner = self.manner(view.number());
         let mut proposal: Point = vec![None; given.len()];
         for group in &self.groups {
             // The decided parents are all in the proposal: their groups come before this one.
@@ -189,7 +234,7 @@ impl Tpe {
             if !view.space.is_active(group.params[0], &proposal) {
                 continue;
             }
-            let best = best_candidate(view, group, given);
+            let best = best_candidate(view, group, given, &manner);
             group.params.iter().zip(best).for_each(|(param, float)| proposal[*param] = Some(float));
         }
         view.space.complete(given, |param| proposal[param].unwrap_or_else(|| random::draw(view, param)))
@@ -206,14 +251,17 @@ fn settle_single(space: &Space, proposal: &mut Point) {
 }
 
 /// The best of some draws from the good trials, its numbers refined one after the other.
-fn best_candidate(view: &View<'_>, group: &Group, given: &[Option<f64>]) -> Vec<f64> {
+fn best_candidate(view: &View<'_>, group: &Group, given: &[Option<f64>], manner: &Manner) -> Vec<f64> {
     let stream = |purpose, param: usize| {
         Stream::new(view.seed, view.number(), purpose, &view.space.params()[param].name)
     };
     let mut kernels = stream("tpe kernel", group.params[0]);
-    let kernels: Vec<usize> = (0..CANDIDATES).map(|_| group.good.pick(kernels.unit())).collect();
+    // The best trial may be without these parameters.
+    let around = manner.around.and_then(|index| group.good.position(index as u64));
+    let mut kernel = || around.unwrap_or_else(|| group.good.pick(kernels.unit()));
+    let kernels: Vec<usize> = (0..manner.candidates).map(|_| kernel()).collect();
     let empty = || Vec::with_capacity(group.params.len());
-    let mut candidates: Vec<Vec<f64>> = std::iter::repeat_with(empty).take(CANDIDATES).collect();
+    let mut candidates: Vec<Vec<f64>> = std::iter::repeat_with(empty).take(manner.candidates).collect();
     for (dim, &param) in group.params.iter().enumerate() {
         let mut stream = stream("tpe", param);
         for (candidate, kernel) in candidates.iter_mut().zip(&kernels) {
@@ -228,7 +276,7 @@ fn best_candidate(view: &View<'_>, group: &Group, given: &[Option<f64>]) -> Vec<
         if given[param].is_none() && matches!(view.space.params()[param].axis, Axis::Numeric(_)) {
             let mut stream = stream("tpe refine", param);
             let mut floats = vec![candidate[dim]];
-            floats.extend((0..REFINEMENTS).map(|_| group.good.draw(dim, kernel, stream.unit())));
+            floats.extend((0..manner.refinements).map(|_| group.good.draw(dim, kernel, stream.unit())));
             candidate[dim] = floats[most_promising(&good.log_pdf(&floats), &others.log_pdf(&floats))];
         }
         good.settle(candidate[dim]);
