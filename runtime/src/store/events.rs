@@ -9,20 +9,41 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Events that are kept; of more the oldest go.
 const KEPT: i64 = 1_000_000;
-/// Between two looks for those that go.
-const TRIM_EVERY: i64 = 1_000;
+/// The statements that write an event and let the oldest go, with these parameters.
+macro_rules! insert {
+    ($time:literal, $actor:literal, $action:literal, $target:literal, $text:literal, $kept:literal) => {
+        concat!(
+            "INSERT INTO event (time, actor, action, target, text) VALUES (",
+            $time,
+            ", ",
+            $actor,
+            ", ",
+            $action,
+            ", ",
+            $target,
+            ", ",
+            $text,
+            "); DELETE FROM event WHERE seq <= last_insert_rowid() - ",
+            $kept,
+            ";"
+        )
+    };
+}
+pub(super) use insert;
 
-/// Writes an event, at the time of its commit.
-pub(super) async fn save(connection: &mut SqliteConnection, event: &NewEvent) -> Result<(), sqlx::Error> {
+type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
+
+/// Gives those statements an event, at the time of its commit.
+pub(super) fn bind<'q>(query: Query<'q>, event: &'q NewEvent) -> Query<'q> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let sql = "INSERT INTO event (time, actor, action, target, text) VALUES (?, ?, ?, ?, ?) RETURNING seq";
-    let query = sqlx::query_scalar(sql).bind(key(u64::try_from(now.as_micros()).unwrap_or(u64::MAX)));
-    let query = query.bind(&event.actor).bind(&event.action).bind(&event.target).bind(&event.text);
-    let seq: i64 = query.fetch_one(&mut *connection).await?;
-    if seq % TRIM_EVERY == 0 {
-        sqlx::query("DELETE FROM event WHERE seq <= ?").bind(seq - KEPT).execute(connection).await?;
-    }
-    Ok(())
+    let query = query.bind(key(u64::try_from(now.as_micros()).unwrap_or(u64::MAX)));
+    query.bind(&event.actor).bind(&event.action).bind(&event.target).bind(&event.text).bind(KEPT)
+}
+
+/// Writes an event.
+pub(super) async fn save(connection: &mut SqliteConnection, event: &NewEvent) -> Result<(), sqlx::Error> {
+    let query = sqlx::query(insert!("?1", "?2", "?3", "?4", "?5", "?6"));
+    bind(query, event).execute(connection).await.map(drop)
 }
 
 impl State {

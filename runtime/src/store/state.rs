@@ -334,36 +334,41 @@ async fn apply(
     Ok(None)
 }
 
+/// Saves a job; where it is to be seen, also this state of it and that it was entered, with one round trip to the
+/// database's thread: it costs more than the statements. Returns the number of the change.
 async fn save_job(
     connection: &mut SqliteConnection,
     job: &Job,
     visible: bool,
 ) -> Result<Option<(JobId, u64)>, sqlx::Error> {
     let json = json(job)?;
-    let sql = "INSERT INTO job (id, state, over, submitted, changes, json) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-        ON CONFLICT (id) DO UPDATE SET state = ?2, over = ?3, changes = changes + ?5, json = ?6 RETURNING changes";
-    let query = sqlx::query_scalar(sql)
-        .bind(key(job.id.0))
-        .bind(job.state.as_str())
-        .bind(job.state.is_terminal())
-        .bind(key(job.submitted.as_micros()))
-        .bind(visible)
-        .bind(json.as_slice());
-    let seq: i64 = query.fetch_one(&mut *connection).await?;
     if !visible {
+        let sql = "INSERT INTO job (id, state, over, submitted, changes, json) VALUES (?1, ?2, ?3, ?4, 0, ?5)
+            ON CONFLICT (id) DO UPDATE SET state = ?2, over = ?3, json = ?5";
+        of_job(sqlx::query(sql), job).bind(json).execute(connection).await?;
         return Ok(None);
     }
-    let query = sqlx::query("INSERT INTO change (job, seq, json) VALUES (?, ?, ?)");
-    query.bind(key(job.id.0)).bind(seq).bind(json).execute(&mut *connection).await?;
+    let sql = concat!(
+        "INSERT INTO job (id, state, over, submitted, changes, json) VALUES (?1, ?2, ?3, ?4, 1, ?5)
+            ON CONFLICT (id) DO UPDATE SET state = ?2, over = ?3, changes = changes + 1, json = ?5;
+        INSERT INTO change (job, seq, json) SELECT id, changes, json FROM job WHERE id = ?1 RETURNING seq;
+        DELETE FROM change WHERE job = ?1 AND seq <= (SELECT changes FROM job WHERE id = ?1) - ?6;",
+        events::insert!("?7", "?8", "?9", "?10", "?11", "?12"),
+    );
     let action = format!("job.{}", job.state.as_str().to_lowercase());
     let event = NewEvent::new(SERVICE, &action, job.id, job.reason.text.as_str());
-    events::save(&mut *connection, &event).await?;
-    let last_dropped = seq - CHANGES_PER_JOB as i64;
-    if last_dropped > 0 {
-        let query = sqlx::query("DELETE FROM change WHERE job = ? AND seq <= ?");
-        query.bind(key(job.id.0)).bind(last_dropped).execute(connection).await?;
-    }
+    let query = of_job(sqlx::query(sql), job).bind(json).bind(key(CHANGES_PER_JOB));
+    // All of them: the statements after a row that is not fetched would not run.
+    let rows = events::bind(query, &event).fetch_all(connection).await?;
+    let seq = rows.first().map_or(0, |row| row.get::<i64, _>(0));
     Ok(Some((job.id, seq as u64)))
+}
+
+type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
+
+fn of_job<'q>(query: Query<'q>, job: &Job) -> Query<'q> {
+    let (state, over) = (job.state.as_str(), job.state.is_terminal());
+    query.bind(key(job.id.0)).bind(state).bind(over).bind(key(job.submitted.as_micros()))
 }
 
 /// Two statements however many groups there are: each costs more than what it writes.

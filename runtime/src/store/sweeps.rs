@@ -36,6 +36,23 @@ pub(super) async fn save(connection: &mut SqliteConnection, write: &SweepWrite) 
     Ok(())
 }
 
+/// The trials of a query with a limit in one row, as a list in JSON: every row takes two switches between threads, and a
+/// page has a thousand trials.
+macro_rules! trials_sql {
+    ($order:literal, $trials:literal) => {
+        concat!(
+            "SELECT CAST('[' || coalesce(group_concat(CAST(json AS TEXT), ',' ORDER BY ",
+            $order,
+            "), '') || ']' AS BLOB)
+            FROM (",
+            $trials,
+            " ORDER BY ",
+            $order,
+            " LIMIT ?)"
+        )
+    };
+}
+
 impl State {
     /// One sweep.
     pub async fn sweep(&self, id: SweepId) -> Result<Option<Sweep>, StoreError> {
@@ -62,7 +79,7 @@ impl State {
 
     /// Trials of a sweep from a number on, in their order.
     pub async fn trials(&self, id: SweepId, from: u64, limit: u32) -> Result<Vec<Trial>, StoreError> {
-        let sql = "SELECT json FROM trial WHERE sweep = ? AND number >= ? ORDER BY number LIMIT ?";
+        let sql = trials_sql!("number", "SELECT json, number FROM trial WHERE sweep = ? AND number >= ?");
         self.trials_by(sqlx::query(sql).bind(key(id.0)).bind(key(from)).bind(limit)).await
     }
 
@@ -73,7 +90,7 @@ impl State {
         after: u64,
         limit: u32,
     ) -> Result<Vec<Trial>, StoreError> {
-        let sql = "SELECT json FROM trial WHERE sweep = ? AND changed > ? ORDER BY changed LIMIT ?";
+        let sql = trials_sql!("changed", "SELECT json, changed FROM trial WHERE sweep = ? AND changed > ?");
         self.trials_by(sqlx::query(sql).bind(key(id.0)).bind(key(after)).bind(limit)).await
     }
 
@@ -81,8 +98,8 @@ impl State {
         &self,
         query: sqlx::query::Query<'_, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>,
     ) -> Result<Vec<Trial>, StoreError> {
-        let rows = query.fetch_all(self.0.readers()).await.map_err(|error| self.0.error(&error))?;
-        rows.iter().map(|row| self.parse(row)).collect()
+        let row = query.fetch_one(self.0.readers()).await.map_err(|error| self.0.error(&error))?;
+        self.parse(&row)
     }
 
     pub(super) async fn last_sweep(&self) -> Result<u64, StoreError> {
@@ -103,8 +120,8 @@ impl State {
         for row in &rows {
             let sweep = self.sweep_of(row)?;
             let id = key(sweep.id.0);
-            let sql = "SELECT json FROM trial WHERE sweep = ? AND over = 0 ORDER BY number";
-            let open = self.trials_by(sqlx::query(sql).bind(id)).await?;
+            let sql = trials_sql!("number", "SELECT json, number FROM trial WHERE sweep = ? AND over = 0");
+            let open = self.trials_by(sqlx::query(sql).bind(id).bind(i64::MAX)).await?;
             let sql = "SELECT job.json FROM trial JOIN job ON job.id = CAST(trial.json AS TEXT) ->> '$.job'
                 WHERE trial.sweep = ? AND trial.over = 0 AND job.over = 1 ORDER BY job.id";
             let found = sqlx::query(sql).bind(id).fetch_all(self.0.readers()).await;
