@@ -20,6 +20,7 @@ pub(crate) fn worker(args: &WorkerArgs) -> Result<(), Failure> {
 
 /// The guard; its exit code is the process's.
 pub(crate) fn guard() -> u8 {
+    phalanx_trainer::know_processor();
     u8::try_from(phalanx_runtime::agent::guard_main(forked_worker)).unwrap_or(FAILED)
 }
 

@@ -52,6 +52,15 @@ pub use run::{Outcome, run, run_model, run_on};
 use std::path::Path;
 use std::process::ExitCode;
 
+/// Has the libraries find out what this processor can do, so that forks of this process need not: each of these questions
+/// takes a virtual machine tens of microseconds. Starts no thread.
+pub fn know_processor() {
+    use layer::product::{Hands, View, product_into};
+    let (one, mut out) = ([1.0], [0.0]);
+    product_into(&mut out, 1, View::rows(&one, 1), View::rows(&one, 1), 1.0, Write::Set, Hands::One);
+    blake3::hash(&[]);
+}
+
 /// Runs one rank of the built-in trainer to its end: `spec_file` is the JSON of a [`WorkerSpec`], the rest is in the
 /// environment. Rank 0 prints progress on stdout, and at the end the score on held-out data.
 ///

@@ -1,12 +1,12 @@
 //! Checkpoints handed over by ranks: copied or moved, synced, manifested, renamed into place, and deleted when told to.
 
+use futures_util::future::try_join_all;
 use phalanx_core::Rank;
 use phalanx_core::id::AttemptId;
 use phalanx_core::report::Checkpoint;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -46,6 +46,9 @@ pub enum CheckpointError {
     /// No room.
     #[error("no space is left on the disk of `{}` for the checkpoint; free some and hand it over again", .0.display())]
     Full(PathBuf),
+    /// The hand-over was cut short.
+    #[error("the copy failed: {0}; hand it over again")]
+    Broken(tokio::task::JoinError),
     /// The system refused.
     #[error("cannot {what} `{}`: {error}", .path.display())]
     Io {
@@ -103,12 +106,26 @@ impl Checkpoints {
     }
 
     /// Takes a finished folder over; durable when this returns. A repetition by the same rank keeps the latest content.
-    pub(super) fn take(
+    pub(super) async fn take(
         &self,
         attempt: AttemptId,
         rank: Rank,
-        handed: &Checkpoint,
+        handed: Checkpoint,
     ) -> Result<PathBuf, CheckpointError> {
+        let here = self.clone();
+        let (hand_over, staged) = match on_disk(move || here.begin(attempt, rank, handed)).await? {
+            Begun::Kept(place) => return Ok(place),
+            Begun::Staged(begun) => *begun,
+        };
+        let synced = match staged {
+            Ok((manifest, paths)) => sync_all(paths).await.map(|()| manifest),
+            Err(error) => Err(error),
+        };
+        on_disk(move || hand_over.end(synced)).await
+    }
+
+    /// Looks at what is there already, and stages what comes.
+    fn begin(&self, attempt: AttemptId, rank: Rank, handed: Checkpoint) -> Result<Begun, CheckpointError> {
         let step = handed.step;
         let job = self.root.join(attempt.job.to_string());
         let place = job.join(format!("{attempt}-{step:012}"));
@@ -118,26 +135,17 @@ impl Checkpoints {
         }
         if earlier.is_some() && handed.moves && !handed.path.exists() {
             // The answer was lost, and it is handed over again.
-            return Ok(place);
+            return Ok(Begun::Kept(place));
         }
         let new_job = !job.exists();
         fs::create_dir_all(&job).map_err(|error| failed("make", &job, error))?;
         let staging =
             job.join(format!("{STAGING}{attempt}-{step}-{rank}-{}", STAGED.fetch_add(1, Ordering::Relaxed)));
-        let manifest = Manifest { attempt: attempt.to_string(), rank, step, files: Vec::new() };
         // The folder of a new job is synced with all that is in it.
-        let beside = new_job.then_some(self.root.clone());
-        let taken = stage(handed, &staging, manifest, beside)
-            .and_then(|manifest| publish(&staging, &place, &manifest));
-        if taken.is_err() && handed.moves && !handed.path.exists() {
-            // Nothing is lost of what was refused.
-            let _ = fs::rename(&staging, &handed.path);
-        }
-        // Moved away on success, replaced content on a repetition, half a copy on failure.
-        if staging.exists() {
-            let _ = fs::remove_dir_all(&staging);
-        }
-        taken.map(|()| place)
+        let beside = new_job.then(|| self.root.clone());
+        let hand_over = HandOver { attempt, rank, handed, staging, place, beside };
+        let staged = hand_over.stage();
+        Ok(Begun::Staged(Box::new((hand_over, staged))))
     }
 
     /// Deletes a checkpoint; what is not beneath the folder of checkpoints is left alone.
@@ -177,44 +185,84 @@ fn sync(path: &Path) -> Result<(), CheckpointError> {
     File::open(path).and_then(|file| file.sync_all()).map_err(|error| failed("sync", path, error))
 }
 
-/// Syncs all of these at a time: a file system with a journal then commits it about once, and not once for each.
-fn sync_all(paths: &[PathBuf]) -> Result<(), CheckpointError> {
-    let part = |paths: &[PathBuf]| paths.iter().try_for_each(|path| sync(path));
-    std::thread::scope(|scope| {
-        let parts = paths.chunks(paths.len().div_ceil(SYNCS).max(1));
-        let parts: Vec<_> = parts.map(|paths| scope.spawn(move || part(paths))).collect();
-        let ended = parts.into_iter().map(|part| part.join().unwrap_or_else(|panic| resume_unwind(panic)));
-        ended.collect()
-    })
+/// Does what blocks beside the runtime's tasks.
+async fn on_disk<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, CheckpointError> + Send + 'static,
+) -> Result<T, CheckpointError> {
+    tokio::task::spawn_blocking(work).await.map_err(CheckpointError::Broken)?
 }
 
-/// Copies or moves everything and writes the manifest, each file and folder synced, and what is beside them.
-fn stage(
-    handed: &Checkpoint,
-    staging: &Path,
-    mut manifest: Manifest,
+/// Syncs all of these at a time: a file system with a journal then commits it about once, and not once for each.
+async fn sync_all(paths: Vec<PathBuf>) -> Result<(), CheckpointError> {
+    let size = paths.len().div_ceil(SYNCS).max(1);
+    let parts: Vec<Vec<PathBuf>> = paths.chunks(size).map(<[PathBuf]>::to_vec).collect();
+    let part = |paths: Vec<PathBuf>| on_disk(move || paths.iter().try_for_each(|path| sync(path)));
+    try_join_all(parts.into_iter().map(part)).await.map(drop)
+}
+
+/// How far a hand-over has come before anything is synced.
+enum Begun {
+    /// It has been taken before.
+    Kept(PathBuf),
+    /// It is staged, or could not be.
+    Staged(Box<(HandOver, Result<ToSync, CheckpointError>)>),
+}
+
+/// What is staged, and all of it that is to be synced.
+type ToSync = (Manifest, Vec<PathBuf>);
+
+/// A folder on its way.
+struct HandOver {
+    attempt: AttemptId,
+    rank: Rank,
+    handed: Checkpoint,
+    staging: PathBuf,
+    place: PathBuf,
+    /// What has to be synced besides.
     beside: Option<PathBuf>,
-) -> Result<Manifest, CheckpointError> {
-    let source = &handed.path;
-    let found = fs::symlink_metadata(source).map_err(|error| failed("find", source, error))?;
-    if !found.is_dir() {
-        return Err(unfit(source, "is no folder; hand over the folder that holds the checkpoint"));
+}
+
+impl HandOver {
+    /// Copies or moves everything and writes the manifest; what is to be synced.
+    fn stage(&self) -> Result<ToSync, CheckpointError> {
+        let (source, staging) = (&self.handed.path, &self.staging);
+        let found = fs::symlink_metadata(source).map_err(|error| failed("find", source, error))?;
+        if !found.is_dir() {
+            return Err(unfit(source, "is no folder; hand over the folder that holds the checkpoint"));
+        }
+        // What lies on another disk is copied all the same.
+        let moved = self.handed.moves && fs::rename(source, staging).is_ok();
+        let mut staged = Staged { files: Vec::new(), paths: self.beside.iter().cloned().collect() };
+        staged.folder(if moved { staging } else { source }, staging, "", DEPTH)?;
+        let Staged { mut files, mut paths } = staged;
+        if files.is_empty() {
+            return Err(unfit(source, "holds no file; hand a checkpoint over when it is written"));
+        }
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        let (attempt, rank, step) = (self.attempt.to_string(), self.rank, self.handed.step);
+        let manifest = Manifest { attempt, rank, step, files };
+        let path = staging.join(MANIFEST);
+        let text =
+            serde_json::to_vec_pretty(&manifest).map_err(|error| failed("write", &path, error.into()))?;
+        fs::write(&path, text).map_err(|error| failed("write", &path, error))?;
+        paths.push(path);
+        Ok((manifest, paths))
     }
-    // What lies on another disk is copied all the same.
-    let moved = handed.moves && fs::rename(source, staging).is_ok();
-    let mut staged = Staged { files: Vec::new(), paths: beside.into_iter().collect() };
-    staged.folder(if moved { staging } else { source }, staging, "", DEPTH)?;
-    if staged.files.is_empty() {
-        return Err(unfit(source, "holds no file; hand a checkpoint over when it is written"));
+
+    /// Moves what is synced into place, and leaves nothing of what was refused.
+    fn end(self, synced: Result<Manifest, CheckpointError>) -> Result<PathBuf, CheckpointError> {
+        let HandOver { handed, staging, place, .. } = self;
+        let taken = synced.and_then(|manifest| publish(&staging, &place, &manifest));
+        if taken.is_err() && handed.moves && !handed.path.exists() {
+            // Nothing is lost of what was refused.
+            let _ = fs::rename(&staging, &handed.path);
+        }
+        // Moved away on success, replaced content on a repetition, half a copy on failure.
+        if staging.exists() {
+            let _ = fs::remove_dir_all(&staging);
+        }
+        taken.map(|()| place)
     }
-    manifest.files = staged.files;
-    manifest.files.sort_by(|a, b| a.path.cmp(&b.path));
-    let path = staging.join(MANIFEST);
-    let text = serde_json::to_vec_pretty(&manifest).map_err(|error| failed("write", &path, error.into()))?;
-    fs::write(&path, text).map_err(|error| failed("write", &path, error))?;
-    staged.paths.push(path);
-    sync_all(&staged.paths)?;
-    Ok(manifest)
 }
 
 fn unfit(path: &Path, why: &'static str) -> CheckpointError {
@@ -272,7 +320,9 @@ impl Staged {
             true => None,
             false => Some(File::create_new(&target).map_err(|error| failed("write", &target, error))?),
         };
-        let (mut hasher, mut bytes, mut buffer) = (blake3::Hasher::new(), 0, vec![0; COPY_BYTES]);
+        let (mut hasher, mut bytes) = (blake3::Hasher::new(), 0);
+        let size = from.metadata().map_or(COPY_BYTES as u64, |found| found.len());
+        let mut buffer = vec![0; usize::try_from(size).unwrap_or(COPY_BYTES).clamp(1, COPY_BYTES)];
         loop {
             let length = match from.read(&mut buffer) {
                 Ok(0) => break,
@@ -331,10 +381,10 @@ mod tests {
         (dir, checkpoints, source)
     }
 
-    #[test]
-    fn a_copy_with_a_manifest_that_later_changes_do_not_reach() {
+    #[tokio::test]
+    async fn a_copy_with_a_manifest_that_later_changes_do_not_reach() {
         let (_dir, checkpoints, source) = made();
-        let place = checkpoints.take(ATTEMPT, 0, &handed(5, &source)).unwrap();
+        let place = checkpoints.take(ATTEMPT, 0, handed(5, &source)).await.unwrap();
         assert!(place.ends_with("j2/j2.1-000000000005"), "{}", place.display());
         fs::write(source.join("model"), b"changed").unwrap();
         assert_eq!(fs::read(place.join("model")).unwrap(), b"weights");
@@ -345,70 +395,70 @@ mod tests {
         assert_eq!(manifest.files[1].blake3, blake3::hash(b"weights").to_hex().to_string());
     }
 
-    #[test]
-    fn the_same_rank_may_repeat_itself_and_another_may_not() {
+    #[tokio::test]
+    async fn the_same_rank_may_repeat_itself_and_another_may_not() {
         let (_dir, checkpoints, source) = made();
-        let place = checkpoints.take(ATTEMPT, 0, &handed(5, &source)).unwrap();
-        assert_eq!(checkpoints.take(ATTEMPT, 0, &handed(5, &source)).unwrap(), place);
+        let place = checkpoints.take(ATTEMPT, 0, handed(5, &source)).await.unwrap();
+        assert_eq!(checkpoints.take(ATTEMPT, 0, handed(5, &source)).await.unwrap(), place);
         fs::write(source.join("model"), b"better").unwrap();
-        checkpoints.take(ATTEMPT, 0, &handed(5, &source)).unwrap();
+        checkpoints.take(ATTEMPT, 0, handed(5, &source)).await.unwrap();
         assert_eq!(fs::read(place.join("model")).unwrap(), b"better");
-        let error = checkpoints.take(ATTEMPT, 1, &handed(5, &source)).unwrap_err();
+        let error = checkpoints.take(ATTEMPT, 1, handed(5, &source)).await.unwrap_err();
         assert!(matches!(error, CheckpointError::Taken { rank: 0, step: 5 }));
         assert_eq!(fs::read_dir(place.parent().unwrap()).unwrap().count(), 1, "no leftovers");
     }
 
-    #[test]
-    fn what_cannot_be_kept_is_refused_and_leaves_nothing() {
+    #[tokio::test]
+    async fn what_cannot_be_kept_is_refused_and_leaves_nothing() {
         let (dir, checkpoints, source) = made();
-        let refuse = |path: &Path, word: &str| {
-            let error = checkpoints.take(ATTEMPT, 0, &handed(1, path)).unwrap_err().to_string();
+        let refuse = async |path: &Path, word: &str| {
+            let error = checkpoints.take(ATTEMPT, 0, handed(1, path)).await.unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         };
-        refuse(&dir.path().join("missing"), "missing");
-        refuse(&source.join("model"), "is no folder");
+        refuse(&dir.path().join("missing"), "missing").await;
+        refuse(&source.join("model"), "is no folder").await;
         fs::create_dir_all(dir.path().join("empty/deeper")).unwrap();
-        refuse(&dir.path().join("empty"), "holds no file");
+        refuse(&dir.path().join("empty"), "holds no file").await;
         std::os::unix::fs::symlink("/etc", source.join("deep/link")).unwrap();
-        refuse(&source, "symbolic link");
+        refuse(&source, "symbolic link").await;
         fs::remove_file(source.join("deep/link")).unwrap();
         nix::unistd::mkfifo(&source.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        refuse(&source, "neither file nor folder");
+        refuse(&source, "neither file nor folder").await;
         assert_eq!(fs::read_dir(dir.path().join("checkpoints/j2")).unwrap().count(), 0);
     }
 
-    #[test]
-    fn one_that_is_given_away_is_moved_and_a_repeated_answer_is_the_first() {
+    #[tokio::test]
+    async fn one_that_is_given_away_is_moved_and_a_repeated_answer_is_the_first() {
         let (_dir, checkpoints, source) = made();
         let given = Checkpoint { moves: true, ..handed(5, &source) };
         std::os::unix::fs::symlink("/etc", source.join("deep/link")).unwrap();
-        checkpoints.take(ATTEMPT, 0, &given).unwrap_err();
+        checkpoints.take(ATTEMPT, 0, given.clone()).await.unwrap_err();
         fs::remove_file(source.join("deep/link")).unwrap();
-        let copied = checkpoints.take(ATTEMPT, 0, &handed(4, &source)).unwrap();
-        let place = checkpoints.take(ATTEMPT, 0, &given).unwrap();
+        let copied = checkpoints.take(ATTEMPT, 0, handed(4, &source)).await.unwrap();
+        let place = checkpoints.take(ATTEMPT, 0, given.clone()).await.unwrap();
         assert!(!source.exists());
         let (copied, moved) = (read_manifest(&copied).unwrap(), read_manifest(&place).unwrap());
         assert_eq!(moved.files, copied.files);
         assert_eq!(fs::read(place.join("deep/state")).unwrap(), vec![7; 3 << 20]);
-        assert_eq!(checkpoints.take(ATTEMPT, 0, &given).unwrap(), place);
-        let missing = checkpoints.take(ATTEMPT, 0, &Checkpoint { step: 6, ..given });
+        assert_eq!(checkpoints.take(ATTEMPT, 0, given.clone()).await.unwrap(), place);
+        let missing = checkpoints.take(ATTEMPT, 0, Checkpoint { step: 6, ..given }).await;
         assert!(missing.unwrap_err().to_string().contains("source"));
     }
 
-    #[test]
-    fn interrupted_hand_overs_are_removed_at_the_next_start_and_whole_ones_stay() {
+    #[tokio::test]
+    async fn interrupted_hand_overs_are_removed_at_the_next_start_and_whole_ones_stay() {
         let (dir, checkpoints, source) = made();
-        let place = checkpoints.take(ATTEMPT, 0, &handed(5, &source)).unwrap();
+        let place = checkpoints.take(ATTEMPT, 0, handed(5, &source)).await.unwrap();
         fs::create_dir_all(place.with_file_name("tmp-j2.1-6-0-9/deep")).unwrap();
         Checkpoints::open(dir.path().join("checkpoints")).unwrap();
         assert!(place.join("model").exists());
         assert_eq!(fs::read_dir(place.parent().unwrap()).unwrap().count(), 1);
     }
 
-    #[test]
-    fn only_checkpoints_are_deleted() {
+    #[tokio::test]
+    async fn only_checkpoints_are_deleted() {
         let (dir, checkpoints, source) = made();
-        let place = checkpoints.take(ATTEMPT, 0, &handed(5, &source)).unwrap();
+        let place = checkpoints.take(ATTEMPT, 0, handed(5, &source)).await.unwrap();
         let root = dir.path().join("checkpoints");
         for path in [
             &source,

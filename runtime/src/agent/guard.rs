@@ -7,6 +7,7 @@
 //! program: nothing of an attempt stays in the guard, so that no rank sees anything of one before it.
 
 mod rank;
+mod text;
 mod title;
 mod watch;
 
@@ -20,14 +21,17 @@ use phalanx_core::Rank;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::Duration;
+use text::{variables, words};
 pub(super) use title::{ROOM, ROOM_BYTES, has_room_for};
 
-/// Longest message between a guard and its agent.
+/// Longest message of a guard to its agent.
 pub(super) const MESSAGE_BYTES: usize = 64 << 10;
+/// Longest order of an agent to its guard.
+const ORDER_BYTES: usize = 1 << 10;
 /// After the death of its agent a guard ends the ranks within at most this, whatever grace the job asked for.
 const ORPHANED_GRACE: Duration = Duration::from_secs(5);
 
@@ -54,7 +58,7 @@ pub(super) struct Plan {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Work {
     /// A program and its arguments.
-    Program(Vec<OsString>),
+    Program(#[serde(with = "words")] Vec<OsString>),
     /// The built-in trainer in a fork of the guard; its specification as JSON.
     Fork(String),
 }
@@ -82,6 +86,7 @@ impl Groups {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct RankPlan {
     pub(super) rank: Rank,
+    #[serde(with = "variables")]
     pub(super) env: Vec<(OsString, OsString)>,
 }
 
@@ -125,6 +130,7 @@ fn run(worker: WorkerMain) -> io::Result<()> {
     // A session of its own: no Ctrl-C of a terminal reaches the ranks by another way than the agent.
     let _ = nix::unistd::setsid();
     close_inherited();
+    title::show_guard();
     nix::sys::prctl::set_child_subreaper(true)?;
     let socket = nix::unistd::dup(io::stdout())?;
     nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
@@ -157,13 +163,16 @@ fn ignore_requests_to_end() {
 /// Waits for an attempt to run; `None` once the agent wants no more.
 fn next_plan(socket: &OwnedFd) -> io::Result<Option<Plan>> {
     loop {
-        let (text, file) = receive(socket)?;
-        if text.is_empty() {
+        let mut order = [0; ORDER_BYTES];
+        let (length, file) = receive(socket, &mut order)?;
+        if length == 0 {
             return Ok(None);
         }
-        match (serde_json::from_slice(&text)?, file) {
-            (ToGuard::Run, Some(file)) => {
-                return Ok(Some(serde_json::from_reader(io::BufReader::new(file))?));
+        match (serde_json::from_slice(&order[..length])?, file) {
+            (ToGuard::Run, Some(mut file)) => {
+                let mut plan = Vec::new();
+                file.read_to_end(&mut plan)?;
+                return Ok(Some(serde_json::from_slice(&plan)?));
             }
             // For the attempt before, whose end has crossed it.
             (ToGuard::End { .. }, _) => {}
@@ -173,16 +182,15 @@ fn next_plan(socket: &OwnedFd) -> io::Result<Option<Plan>> {
 }
 
 #[allow(unsafe_code)]
-fn receive(socket: &OwnedFd) -> io::Result<(Vec<u8>, Option<File>)> {
-    let mut text = vec![0; MESSAGE_BYTES];
+fn receive(socket: &OwnedFd, order: &mut [u8]) -> io::Result<(usize, Option<File>)> {
     let mut space = cmsg_space!(RawFd);
-    let (length, file) = loop {
-        let mut parts = [IoSliceMut::new(&mut text)];
+    loop {
+        let mut parts = [IoSliceMut::new(order)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
         let received = match recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags) {
             Err(Errno::EINTR) => continue,
             // The agent has died with something of ours unread.
-            Err(Errno::ECONNRESET) => return Ok((Vec::new(), None)),
+            Err(Errno::ECONNRESET) => return Ok((0, None)),
             other => other?,
         };
         let rights = received.cmsgs()?.find_map(|message| match message {
@@ -190,10 +198,8 @@ fn receive(socket: &OwnedFd) -> io::Result<(Vec<u8>, Option<File>)> {
             _ => None,
         });
         // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
-        break (received.bytes, rights.map(|descriptor| unsafe { File::from_raw_fd(descriptor) }));
-    };
-    text.truncate(length);
-    Ok((text, file))
+        return Ok((received.bytes, rights.map(|descriptor| unsafe { File::from_raw_fd(descriptor) })));
+    }
 }
 
 /// What a careless parent of the agent left open must not reach the ranks.

@@ -6,6 +6,7 @@ use phalanx_api::v1 as pb;
 use phalanx_core::Rank;
 use phalanx_core::id::AttemptId;
 use phalanx_core::limits::LOG_LINE_BYTES;
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -113,8 +114,7 @@ impl LogReader {
     ) -> io::Result<LogReader> {
         let pipe = Receiver::from_owned_fd(pipe)?;
         let (orders, inbox) = mpsc::unbounded_channel();
-        let reader =
-            Reader { pipe, lines: Lines::new(source, redactor), outbox, buffer: vec![0; READ_BYTES] };
+        let reader = Reader { pipe, lines: Lines::new(source, redactor), outbox };
         Ok(LogReader { rank: source.rank, orders, task: tokio::spawn(reader.run(inbox)) })
     }
 
@@ -144,7 +144,11 @@ struct Reader {
     pipe: Receiver,
     lines: Lines,
     outbox: Arc<Outbox>,
-    buffer: Vec<u8>,
+}
+
+thread_local! {
+    /// What readers read into, one after the other.
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
 }
 
 impl Reader {
@@ -181,15 +185,17 @@ impl Reader {
 
     /// Says what one read gives: 0 bytes at the end of the stream, `None` where nothing is there.
     fn read(&mut self, take: impl Fn(&Receiver, &mut [u8]) -> io::Result<usize>) -> Option<usize> {
-        match take(&self.pipe, &mut self.buffer) {
-            Ok(length) => {
-                let mut said = Vec::new();
-                self.lines.take(&self.buffer[..length], &mut said);
-                if !said.is_empty() {
-                    self.outbox.say_all(self.lines.source.attempt, said);
-                }
-                Some(length)
-            }
+        let mut said = Vec::new();
+        let taken = BUFFER.with_borrow_mut(|buffer| {
+            let length = take(&self.pipe, buffer)?;
+            self.lines.take(&buffer[..length], &mut said);
+            io::Result::Ok(length)
+        });
+        if !said.is_empty() {
+            self.outbox.say_all(self.lines.source.attempt, said);
+        }
+        match taken {
+            Ok(length) => Some(length),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 None
             }

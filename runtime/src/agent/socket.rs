@@ -245,10 +245,8 @@ impl Connection {
     }
 
     async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<(), String> {
-        let (checkpoints, attempt, rank) = (self.shared.checkpoints.clone(), self.shared.attempt, self.rank);
-        let step = checkpoint.step;
-        let copy = tokio::task::spawn_blocking(move || checkpoints.take(attempt, rank, &checkpoint));
-        let taken = copy.await.map_err(|error| format!("the copy failed: {error}; hand it over again"))?;
+        let (attempt, step) = (self.shared.attempt, checkpoint.step);
+        let taken = self.shared.checkpoints.take(attempt, self.rank, checkpoint).await;
         let path = taken.map_err(|error| error.to_string())?;
         self.shared.outbox.say(attempt, &Happening::Checkpoint { step, path });
         Ok(())

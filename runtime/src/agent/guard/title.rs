@@ -12,12 +12,22 @@ pub(in crate::agent) const ROOM_BYTES: usize = 16 << 10;
 /// What a rank is called; the kernel keeps 15 bytes.
 const NAME: &std::ffi::CStr = c"phalanx-worker";
 const COMMAND_LINE: &[u8] = b"phalanx\0worker\0";
+/// How a guard is shown, which was started by a name that says nothing.
+const GUARD: &[u8] = b"phalanx\0guard\0";
 /// Where in a line of `/proc/PID/stat`, after the name, the places begin.
 const ARGUMENTS: usize = 45;
 
 /// Whether an environment has room.
 pub(in crate::agent) fn has_room_for(env: &[(OsString, OsString)]) -> bool {
     env.iter().map(|(name, value)| name.len() + value.len() + 2).sum::<usize>() <= ROOM_BYTES
+}
+
+/// Shows this process as a guard.
+pub(super) fn show_guard() {
+    // What cannot be shown is no reason not to run.
+    if let Some([arguments, _]) = places() {
+        write(arguments, GUARD);
+    }
 }
 
 /// Shows this process with this environment.

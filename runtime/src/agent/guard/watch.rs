@@ -1,7 +1,7 @@
 //! The guard's loop: deaths of children, words of the agent, and the passing of time.
 
 use super::{
-    FromGuard, Groups, MESSAGE_BYTES, ORPHANED_GRACE, Plan, ToGuard, WorkerMain, rank, send, signal_name,
+    FromGuard, Groups, ORDER_BYTES, ORPHANED_GRACE, Plan, ToGuard, WorkerMain, rank, send, signal_name,
 };
 use crate::agent::containment::{KILL_BOUND, Leaf, Process, descendants, signal_all};
 use nix::errno::Errno;
@@ -258,7 +258,7 @@ impl<'a> Guard<'a> {
     }
 
     fn listen(&mut self) {
-        let mut buffer = vec![0; MESSAGE_BYTES];
+        let mut buffer = [0; ORDER_BYTES];
         match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Ok(length) if length > 0 => match serde_json::from_slice(&buffer[..length]) {

@@ -28,6 +28,8 @@ pub(super) struct GuardLink {
     pid: i32,
     started: u64,
     socket: AsyncFd<OwnedFd>,
+    /// Room for what it says.
+    buffer: Vec<u8>,
 }
 
 impl GuardLink {
@@ -52,7 +54,7 @@ impl GuardLink {
             })?;
         let pid = child.id().unwrap_or_default() as i32;
         let started = Process::read(pid).map_or(0, |process| process.started);
-        Ok(GuardLink { child, pid, started, socket })
+        Ok(GuardLink { child, pid, started, socket, buffer: vec![0; MESSAGE_BYTES] })
     }
 
     pub(super) fn pid(&self) -> i32 {
@@ -65,16 +67,16 @@ impl GuardLink {
     }
 
     /// The next message and the descriptors that came with it; `None` once the guard is gone.
-    pub(super) async fn receive(&self) -> io::Result<Option<(FromGuard, Vec<OwnedFd>)>> {
+    pub(super) async fn receive(&mut self) -> io::Result<Option<(FromGuard, Vec<OwnedFd>)>> {
         loop {
             let mut ready = self.socket.readable().await?;
-            match ready.try_io(|socket| receive(socket.as_raw_fd())) {
+            match ready.try_io(|socket| receive(socket.as_raw_fd(), &mut self.buffer)) {
                 Ok(received) => {
-                    let (text, pipes) = received?;
-                    if text.is_empty() {
+                    let (length, pipes) = received?;
+                    if length == 0 {
                         return Ok(None);
                     }
-                    return Ok(Some((serde_json::from_slice(&text)?, pipes)));
+                    return Ok(Some((serde_json::from_slice(&self.buffer[..length])?, pipes)));
                 }
                 Err(_would_block) => {}
             }
@@ -129,11 +131,10 @@ fn watched(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 }
 
 #[allow(unsafe_code)]
-fn receive(socket: RawFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
-    let mut text = vec![0; MESSAGE_BYTES];
+fn receive(socket: RawFd, text: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut space = cmsg_space!([RawFd; PIPES]);
-    let (length, pipes) = loop {
-        let mut parts = [IoSliceMut::new(&mut text)];
+    loop {
+        let mut parts = [IoSliceMut::new(text)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
         let received = match recvmsg::<()>(socket, &mut parts, Some(&mut space), flags) {
             Err(Errno::EINTR) => continue,
@@ -148,8 +149,6 @@ fn receive(socket: RawFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
                 );
             }
         }
-        break (received.bytes, pipes);
-    };
-    text.truncate(length);
-    Ok((text, pipes))
+        return Ok((received.bytes, pipes));
+    }
 }
