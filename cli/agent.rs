@@ -72,7 +72,7 @@ pub(crate) async fn run(global: &Global, args: &AgentArgs, output: &Output) -> R
         (None, None) => return Err(Failure::usage("which service? name it with --server HOST:PORT")),
     };
     let labels: BTreeMap<String, String> = args.labels.iter().cloned().collect();
-    let mut config = AgentConfig::new(name.clone(), agent_dir, args.node.capacity(labels), connect)?;
+    let mut config = AgentConfig::new(name.clone(), agent_dir, args.node.capacity(labels), connect);
     config.address = args.address.clone();
     config.exit_when_alone = on_this_machine;
     config.device_use = device_use(&config);

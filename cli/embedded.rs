@@ -40,7 +40,7 @@ impl Embedded {
     pub(crate) async fn start(data_dir: &Path, output: &Output) -> Result<Embedded, Failure> {
         let (service, handle) = open(data_dir, output).await?;
         let channel = phalanx_server::in_memory(handle.clone());
-        let agent = agent(data_dir, channel.clone())?;
+        let agent = agent(data_dir, channel.clone());
         let (stop_service, stop_agent) = (CancellationToken::new(), CancellationToken::new());
         let service = tokio::spawn(service.run(stop_service.clone()));
         let mut agent = tokio::spawn(agent.run(stop_agent.clone()));
@@ -128,14 +128,14 @@ async fn wait_for(data_dir: &Path, holder: &Holder, told: &mut bool, output: &Ou
     Ok(())
 }
 
-fn agent(data_dir: &Path, channel: Channel) -> Result<Agent, Failure> {
+fn agent(data_dir: &Path, channel: Channel) -> Agent {
     let connect: Connect = Arc::new(move || {
         let connection = Connection { channel: channel.clone(), token: None };
         Box::pin(async move { Ok(connection) })
     });
     let capacity = NodeArgs::default().capacity(BTreeMap::new());
     // Apart from the folder of a service's agent, which may outlive its service for a while.
-    let mut config = AgentConfig::new(node_name(), data_dir.join("run-agent"), capacity, connect)?;
+    let mut config = AgentConfig::new(node_name(), data_dir.join("run-agent"), capacity, connect);
     config.device_use = device_use(&config);
-    Ok(Agent::new(config))
+    Agent::new(config)
 }

@@ -24,6 +24,7 @@ mod file;
 mod follow;
 mod groups;
 mod lines;
+mod live;
 mod logs;
 mod machine;
 mod metrics;
@@ -59,6 +60,8 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    // One that was started as `/proc/self/exe` would be called `exe` in the process table. Without the name it runs as well.
+    let _ = nix::sys::prctl::set_name(c"phalanx");
     completions::answer();
     let args = Args::parse();
     let output = Output::new(args.global.json, args.global.quiet);

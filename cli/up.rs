@@ -8,6 +8,7 @@ use crate::output::Output;
 use crate::run::Interrupts;
 use clap::{Args, ValueEnum};
 use phalanx_core::NodeState;
+use phalanx_runtime::agent::THIS_PROGRAM;
 use phalanx_runtime::service::{Handle, LocalAgent, Service, ServiceConfig};
 use phalanx_runtime::store::{Endpoint, RecordLimits};
 use phalanx_server::{Identity, Listeners, LocalDoor, Metrics, Tokens};
@@ -136,7 +137,7 @@ pub(crate) async fn run(global: &Global, args: &UpArgs, output: &Output) -> Resu
     service.announce(&endpoint)?;
     tokio::spawn(read_again(handle.clone(), args.config.clone(), global.clone(), interrupts.hangups()));
     let faces = phalanx_server::Config { tokens, metrics, tls, names: args.names() };
-    let running = Running::start(service, handle, listeners, faces, local_agent(args, &data_dir)?);
+    let running = Running::start(service, handle, listeners, faces, local_agent(args, &data_dir));
     running.wait_for_node().await;
     say_ready(&endpoint, output)?;
     running.until(&mut interrupts, output).await
@@ -192,9 +193,9 @@ fn say_ready(endpoint: &Endpoint, output: &Output) -> Result<(), Failure> {
     output.line(&format!("phalanx is ready: gRPC {}, dashboard {}/", endpoint.grpc, endpoint.http))
 }
 
-fn local_agent(args: &UpArgs, data_dir: &Path) -> Result<Option<LocalAgent>, Failure> {
+fn local_agent(args: &UpArgs, data_dir: &Path) -> Option<LocalAgent> {
     if args.node.cpus == Some(0) {
-        return Ok(None);
+        return None;
     }
     let agent_dir = data_dir.join("agent");
     let text = |path: &Path| path.to_string_lossy().into_owned();
@@ -204,7 +205,7 @@ fn local_agent(args: &UpArgs, data_dir: &Path) -> Result<Option<LocalAgent>, Fai
     agent_args.extend(["--token-file".to_owned(), text(&Tokens::agent_file(data_dir))]);
     agent_args.extend(["--name".to_owned(), node_name().to_string()]);
     agent_args.extend(args.node.as_flags());
-    Ok(Some(LocalAgent { program: std::env::current_exe()?, args: agent_args, agent_dir }))
+    Some(LocalAgent { program: THIS_PROGRAM.into(), args: agent_args, agent_dir })
 }
 
 /// Everything that is under way.

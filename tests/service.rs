@@ -391,3 +391,27 @@ fn a_shell_completes_ids_and_names() {
     command.env("PHALANX_COMPLETE", "fish").env("PHALANX_SERVER", "127.0.0.1:1");
     assert_eq!(ended(&mut command).expect(0).out(), "");
 }
+
+#[test]
+fn what_a_service_starts_is_of_its_own_file_also_where_that_was_replaced() {
+    let home = Home::new();
+    let program = home.dir.path().join("phalanx");
+    std::fs::copy(env!("CARGO_BIN_EXE_phalanx"), &program).unwrap();
+    let up = ["up", "--json", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--cpus", "4"];
+    let service = Service::of(home.program(&program, up));
+    let other = home.file("other", "#!/bin/sh\nexit 9\n");
+    std::fs::set_permissions(&other, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::rename(&other, &program).unwrap();
+    assert_eq!(home.run(["run", "--", "echo", "hi"]).expect(0).out(), "hi\n");
+    home.file("rows.csv", "x,y\n1,2\n2,4\n3,6\n");
+    // In a fork of its guard, and as a program of its own.
+    for env in ["", "env = { MALLOC_ARENA_MAX = \"2\" }\n"] {
+        let text = format!(
+            "version = 1\n{env}[train]\nmodel = {{ kind = \"linear\" }}\nsteps = 1\nbatch_size = 3\n\
+             data = {{ kind = \"csv\", path = \"rows.csv\", target = \"y\" }}\noptimizer = {{ kind = \"sgd\", lr = 0.1 }}\n"
+        );
+        let job = home.file("job.toml", &text);
+        home.run(["run", job.to_str().unwrap()]).expect(0);
+    }
+    service.stop();
+}

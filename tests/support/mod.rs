@@ -35,7 +35,16 @@ impl Home {
 
     /// The binary on this data folder, in the folder for files.
     pub(crate) fn phalanx<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_phalanx"));
+        self.program(Path::new(env!("CARGO_BIN_EXE_phalanx")), args)
+    }
+
+    /// The same with another file of it.
+    pub(crate) fn program<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        program: &Path,
+        args: impl IntoIterator<Item = S>,
+    ) -> Command {
+        let mut command = Command::new(program);
         command
             .args(args)
             .env("PHALANX_DATA", self.data())
@@ -166,6 +175,11 @@ impl Service {
     pub(crate) fn start_in(home: &Home, args: &[&str], variables: &[(&str, &str)]) -> Service {
         let mut command = home.phalanx(["up", "--json"].iter().chain(args));
         command.envs(variables.iter().copied());
+        Service::of(command)
+    }
+
+    /// By `up --json`.
+    pub(crate) fn of(mut command: Command) -> Service {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();

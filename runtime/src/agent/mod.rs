@@ -43,6 +43,10 @@ use supervisor::{Ground, Guards};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
+/// The file that this process runs, also where another one has taken its name since: an agent or a guard of another version
+/// might not understand who started it.
+pub const THIS_PROGRAM: &str = "/proc/self/exe";
+
 /// A way to the service, and what to say there.
 #[derive(Clone, Debug)]
 pub struct Connection {
@@ -72,7 +76,7 @@ pub struct AgentConfig {
     pub address: Option<String>,
     /// After so long without the service the ranks are ended.
     pub node_timeout: Duration,
-    /// The binary that has the hidden subcommands `guard` and `worker`, usually this one.
+    /// The binary that has the hidden subcommands `guard` and `worker`.
     pub program: PathBuf,
     /// Overrides what the machine allows.
     pub containment: Option<Containment>,
@@ -85,25 +89,20 @@ pub struct AgentConfig {
 }
 
 impl AgentConfig {
-    /// A config with the common choices: this binary, the default node timeout, the best containment.
-    pub fn new(
-        node: NodeName,
-        data_dir: PathBuf,
-        capacity: Capacity,
-        connect: Connect,
-    ) -> io::Result<AgentConfig> {
-        Ok(AgentConfig {
+    /// A config with the common choices: [`THIS_PROGRAM`], the default node timeout, the best containment.
+    pub fn new(node: NodeName, data_dir: PathBuf, capacity: Capacity, connect: Connect) -> AgentConfig {
+        AgentConfig {
             node,
             data_dir,
             capacity,
             address: None,
             node_timeout: Duration::from_secs(15),
-            program: std::env::current_exe()?,
+            program: THIS_PROGRAM.into(),
             containment: None,
             exit_when_alone: false,
             connect,
             device_use: None,
-        })
+        }
     }
 }
 

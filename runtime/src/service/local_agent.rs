@@ -75,7 +75,13 @@ impl LocalAgent {
         let log = std::fs::File::create(self.agent_dir.join("agent.log"))?;
         // A group of its own: a Ctrl-C at the service's terminal is the service's to handle.
         let mut command = Command::new(&self.program);
-        command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
+        command
+            .arg0("phalanx")
+            .args(&self.args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .process_group(0);
         command.spawn()
     }
 

@@ -233,7 +233,7 @@ fn config(data_dir: &Path, port: u16) -> AgentConfig {
         Box::pin(channel) as futures_util::future::BoxFuture<'static, _>
     });
     let mut config =
-        AgentConfig::new("here".parse().unwrap(), data_dir.to_owned(), Capacity::default(), connect).unwrap();
+        AgentConfig::new("here".parse().unwrap(), data_dir.to_owned(), Capacity::default(), connect);
     config.node_timeout = NODE_TIMEOUT;
     config
 }
