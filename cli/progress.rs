@@ -1,6 +1,7 @@
 //! The live line of a followed job: its state, ranks, step, loss and the time left. On a terminal only.
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use crate::live;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use phalanx_api::v1 as pb;
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -98,7 +99,7 @@ impl Progress {
 /// A spinner with a message, or nothing.
 fn live_bar(live: bool) -> Option<ProgressBar> {
     live.then(|| {
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        let bar = ProgressBar::with_draw_target(None, live::target());
         // The template is ours: that it reads is checked by a test.
         bar.set_style(style(LINE));
         bar.enable_steady_tick(FRAME);
@@ -117,7 +118,7 @@ impl TwoLines {
     /// Two lines on stderr, where that is a terminal.
     pub(crate) fn new(live: bool) -> Option<TwoLines> {
         live.then(|| {
-            let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+            let all = MultiProgress::with_draw_target(live::target());
             let lines =
                 [LINE, SECOND_LINE].map(|line| all.add(ProgressBar::no_length().with_style(style(line))));
             lines[0].enable_steady_tick(FRAME);
