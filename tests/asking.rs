@@ -145,6 +145,57 @@ fn reports_are_judged_and_what_is_wrong_with_them_is_said() {
 }
 
 #[test]
+fn constraints_are_told_by_name() {
+    let home = Home::new();
+    let service = Service::start(&home);
+    run(async {
+        let mut client = Sweeper::to(&service).await;
+        let kept = "[[constraint]]\nmetric = \"gib\"\nmax = 10\n[[constraint]]\nmetric = \"ms\"\nmax = 5\n";
+        let id = client.create(&file("trials = 9", &format!("[search]\nkind = \"random\"\n{kept}"))).await;
+        for number in 0..5 {
+            assert_eq!(client.trial(&id).await.number, number);
+        }
+        let tell = |number: u64, values: &[f64], constraints: &[(&str, f64)]| pb::TellRequest {
+            id: id.clone(),
+            number,
+            values: values.to_vec(),
+            constraints: constraints.iter().map(|&(name, value)| (name.to_owned(), value)).collect(),
+            ..pb::TellRequest::default()
+        };
+        for bad in [
+            tell(0, &[0.1], &[]),
+            tell(0, &[0.1], &[("gib", 1.0)]),
+            tell(0, &[0.1], &[("gib", 1.0), ("ms", 1.0), ("watt", 1.0)]),
+            // It has reported nothing that could be its value.
+            tell(0, &[], &[("gib", 1.0), ("ms", 1.0)]),
+        ] {
+            fails(client.tell_all(bad).await, Code::InvalidArgument, "INVALID_FIELD", "trial");
+        }
+        let mut best_after = async |told| {
+            let told = client.tell_all(told).await.unwrap();
+            assert_eq!(told.trial.unwrap().state(), State::Complete);
+            told.best.map(|best| best.number)
+        };
+        assert_eq!(best_after(tell(0, &[0.1], &[("gib", 11.0), ("ms", 1.0)])).await, None, "beyond a bound");
+        assert_eq!(best_after(tell(1, &[0.2], &[("gib", 1.0), ("ms", f64::NAN)])).await, None, "not known");
+        assert_eq!(
+            best_after(tell(2, &[0.9], &[("gib", 10.0), ("ms", 5.0)])).await,
+            Some(2),
+            "at the bounds"
+        );
+        assert_eq!(best_after(tell(3, &[0.5], &[("gib", 1.0), ("ms", f64::INFINITY)])).await, Some(2));
+        client.report(&id, 4, 1, 0.3).await.unwrap();
+        let told = client.tell_all(tell(4, &[], &[("gib", 1.0), ("ms", 1.0)])).await.unwrap();
+        assert_eq!((told.trial.unwrap().value, told.best.unwrap().number), (Some(0.3), 4));
+        // Where there is no constraint there is nothing to tell of one.
+        let free = client.create(&file("trials = 2", "[search]\nkind = \"random\"")).await;
+        let number = client.trial(&free).await.number;
+        let told = pb::TellRequest { id: free, ..tell(number, &[0.1], &[("gib", 1.0)]) };
+        fails(client.tell_all(told).await, Code::InvalidArgument, "INVALID_FIELD", "trial");
+    });
+}
+
+#[test]
 fn a_named_question_has_one_answer_also_after_a_kill() {
     let home = Home::new();
     let service = Service::start(&home);

@@ -293,6 +293,7 @@ fn others() -> Vec<Case> {
         number,
         values: values.to_vec(),
         state,
+        ..pb::TellRequest::default()
     };
     let report = |id: &str, number| pb::ReportRequest { id: id.into(), number, step: 1, value: 0.5 };
     let long = "x".repeat(1 << 20);

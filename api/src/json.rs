@@ -120,7 +120,12 @@ pub fn trial(trial: &pb::Trial) -> Value {
         "message": trial.message,
         "start_time": time(trial.start_time.as_ref()),
         "end_time": time(trial.end_time.as_ref()),
+        "stints": trial.stints.iter().map(stint).collect::<Vec<_>>(),
     })
+}
+
+fn stint(stint: &pb::Stint) -> Value {
+    json!({ "start_time": time(stint.start_time.as_ref()), "end_time": time(stint.end_time.as_ref()) })
 }
 
 /// Parameters by name.

@@ -3,6 +3,7 @@
 use crate::v1 as pb;
 use crate::{int, timestamp};
 use phalanx_core::spec::{MetricMode, Objective, ParamValue, Params, Stopping, SweepSpec};
+use phalanx_core::sweep::Stint;
 use phalanx_core::{BestTrial, Job, Sweep, SweepState, Trial, TrialCounts, TrialState};
 use prost_types::value::Kind;
 
@@ -105,7 +106,14 @@ impl From<&Trial> for pb::Trial {
             message: trial.message.clone(),
             start_time: Some(timestamp(trial.started)),
             end_time: trial.ended.map(timestamp),
+            stints: trial.stints.iter().map(Into::into).collect(),
         }
+    }
+}
+
+impl From<&Stint> for pb::Stint {
+    fn from(stint: &Stint) -> Self {
+        pb::Stint { start_time: Some(timestamp(stint.from)), end_time: stint.until.map(timestamp) }
     }
 }
 

@@ -36,6 +36,8 @@ pub const NAME_BYTES: usize = 256;
 pub const SWEEP_PARAMS: usize = 1_000;
 /// Most values of one choice.
 pub const SWEEP_CHOICES: usize = 10_000;
+/// Times during which a trial ran that are told; of more the latest.
+pub const TRIAL_STINTS: usize = 64;
 /// Most trials in one sweep.
 pub const SWEEP_TRIALS: i64 = 10_000_000;
 /// Most objectives in one sweep.

@@ -2,6 +2,7 @@
 
 use crate::id::{JobId, SweepId};
 use crate::job::Reason;
+use crate::limits::TRIAL_STINTS;
 use crate::report::Metric;
 use crate::spec::{Params, SweepSpec};
 use crate::state::{SweepState, TrialState};
@@ -185,31 +186,91 @@ pub struct Trial {
     pub started: Time,
     /// When it ended.
     pub ended: Option<Time>,
+    /// When it ran: between two it was paused, or waited to go on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stints: Vec<Stint>,
     /// The sweep's number of its last change.
     pub changed: u64,
+}
+
+/// A time during which a trial ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stint {
+    /// When it began.
+    pub from: Time,
+    /// When it was over; none while it runs.
+    pub until: Option<Time>,
+}
+
+impl Trial {
+    /// It is in this state from now on.
+    pub fn enter(&mut self, now: Time, state: TrialState) {
+        let ran = self.state == TrialState::Running && !self.stints.is_empty();
+        match (ran, state == TrialState::Running) {
+            (false, true) => {
+                if self.stints.len() == TRIAL_STINTS {
+                    self.stints.remove(0);
+                }
+                self.stints.push(Stint { from: now, until: None });
+            }
+            (true, false) => {
+                if let Some(last) = self.stints.last_mut() {
+                    last.until = Some(now);
+                }
+            }
+            _ => {}
+        }
+        self.state = state;
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn trial() -> Trial {
+        Trial {
+            number: 3,
+            state: TrialState::Queued,
+            params: Params::new(),
+            values: Vec::new(),
+            measured: Vec::new(),
+            step: Some(9),
+            job: Some(JobId(4)),
+            sampler: "tpe".to_owned(),
+            message: String::new(),
+            started: Time::ZERO,
+            ended: None,
+            stints: Vec::new(),
+            changed: 7,
+        }
+    }
+
+    #[test]
+    fn a_trial_knows_when_it_ran() {
+        use TrialState::{Complete, Paused, Queued, Running};
+        let mut trial = trial();
+        for (at, state) in [(1, Running), (2, Running), (3, Paused), (4, Queued), (6, Running), (9, Complete)]
+        {
+            trial.enter(Time::from_micros(at), state);
+        }
+        let ran: Vec<(u64, Option<u64>)> = trial
+            .stints
+            .iter()
+            .map(|stint| (stint.from.as_micros(), stint.until.map(Time::as_micros)))
+            .collect();
+        assert_eq!(ran, [(1, Some(3)), (6, Some(9))]);
+        for at in 0..200 {
+            trial.enter(Time::from_micros(10 + at), if at % 2 == 0 { Running } else { Queued });
+        }
+        assert_eq!(trial.stints.len(), TRIAL_STINTS);
+        assert_eq!(trial.stints.last().unwrap().until, Some(Time::from_micros(209)));
+    }
+
     #[test]
     fn a_trial_reads_back_whatever_its_values() {
         for value in [1.5, f64::INFINITY, f64::NEG_INFINITY] {
-            let trial = Trial {
-                number: 3,
-                state: TrialState::Running,
-                params: Params::new(),
-                values: vec![Some(Metric(value)), None],
-                measured: Vec::new(),
-                step: Some(9),
-                job: Some(JobId(4)),
-                sampler: "tpe".to_owned(),
-                message: String::new(),
-                started: Time::ZERO,
-                ended: None,
-                changed: 7,
-            };
+            let trial = Trial { values: vec![Some(Metric(value)), None], ..trial() };
             let text = serde_json::to_string(&trial).unwrap();
             assert_eq!(serde_json::from_str::<Trial>(&text).unwrap(), trial);
         }

@@ -92,6 +92,10 @@ function trial(state) {
   const at = started + (n * 12 * 60_000) / TRIALS;
   trials.push({ number: n, state, params, value: outcome(params), values: [], step: state === "STOPPED" ? 9 : 81, job: `t${n}`, sampler: n < 10 ? "random" : "tpe", message: "", start_time: iso(at), end_time: state === "RUNNING" ? null : iso(at + 20_000 + random() * 60_000) });
   const last = trials.at(-1);
+  // Some were paused for a while.
+  const end = last.end_time && Date.parse(last.end_time);
+  const pause = end && n % 5 === 0 ? [{ start_time: iso(at), end_time: iso(at + (end - at) / 4) }] : [];
+  last.stints = [...pause, { start_time: pause.length ? iso(at + (end - at) / 2) : iso(at), end_time: last.end_time }];
   last.values = [last.value];
   const c = { step: [], value: [], time: [] };
   for (let s = 1; s <= last.step; s++) { c.step.push(s); c.value.push(last.value * (1 - Math.exp(-s / 12)) + 0.01 * (random() - 0.5)); c.time.push(at / 1000 + s); }
@@ -146,6 +150,7 @@ setInterval(() => {
   const fresh = trial(random() < 0.5 ? "STOPPED" : "COMPLETE");
   fresh.start_time = iso(Date.now() - 20_000);
   fresh.end_time = iso(Date.now());
+  fresh.stints = [{ start_time: fresh.start_time, end_time: fresh.end_time }];
   count();
   tell("sweep:s1", "sweep", { seq: ++seq, sweep, trials: [fresh] });
 }, 1000);

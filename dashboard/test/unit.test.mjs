@@ -12,7 +12,7 @@ after(() => rmSync(folder, { recursive: true }));
 // A clock of the page would keep the test alive.
 globalThis.setInterval = () => 0;
 const src = fileURLToPath(new URL("../src", import.meta.url));
-const names = ["math/smooth", "math/space", "parts/order", "state/format", "state/series", "parts/terminal", "parts/spec"];
+const names = ["math/smooth", "math/space", "math/stints", "parts/order", "state/format", "state/series", "parts/terminal", "parts/spec"];
 await esbuild.build({
   stdin: { contents: names.map((name) => `export * from "./${name}";`).join("\n"), resolveDir: src },
   bundle: true,
@@ -20,6 +20,17 @@ await esbuild.build({
   outfile: join(folder, "page.mjs"),
 });
 const page = await import(join(folder, "page.mjs"));
+
+test("a trial is drawn where it ran, and not where it was paused", () => {
+  const at = (s) => new Date(1e12 + 1000 * s).toISOString();
+  const trial = { number: 7, state: "RUNNING", job: "j9", params: {}, start_time: at(0), stints: [
+    { start_time: at(1), end_time: at(3) },
+    { start_time: at(8), end_time: null },
+  ] };
+  const bars = page.stints(trial, 1e12 + 9000).map(({ start, end, state, href }) => [start - 1e12, end - 1e12, state, href]);
+  assert.deepEqual(bars, [[1000, 3000, "PAUSED", "/jobs/j9"], [8000, 9000, "RUNNING", "/jobs/j9"]]);
+  assert.deepEqual(page.stints({ ...trial, stints: [] }, 0), []);
+});
 
 test("a smoothed curve begins where it begins and passes over gaps", () => {
   assert.deepEqual(page.smooth([3, 3, 3], 0.9).map((y) => Math.round(y * 1e9) / 1e9), [3, 3, 3]);

@@ -121,7 +121,8 @@ impl pb::sweeps_server::Sweeps for Sweeps {
         let request = request.into_inner();
         let outcome = outcome(request.state, request.values)?;
         let id = TrialId { sweep: status::sweep_id(&request.id)?, number: request.number };
-        let answered = self.handle.tell_trial(id, outcome).await.map_err(|error| status::of(&error))?;
+        let answered = self.handle.tell_trial(id, outcome, request.constraints).await;
+        let answered = answered.map_err(|error| status::of(&error))?;
         Ok(Response::new(match answered {
             Answered::Told(trial, best) => {
                 pb::TellResponse { trial: Some((&*trial).into()), best: best.as_deref().map(Into::into) }

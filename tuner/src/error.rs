@@ -43,6 +43,12 @@ pub enum Error {
         /// How many values came.
         found: usize,
     },
+    /// A value of what no constraint is about.
+    #[error("`constraints` names `{0}`, which no [[constraint]] does")]
+    UnknownConstraint(String),
+    /// A constraint whose metric has no value.
+    #[error("`constraints` lacks `{0}`; tell a value for each [[constraint]]")]
+    MissingConstraint(String),
     /// What is known from older studies is known from the start.
     #[error("trials of older studies are taken in before the first trial is asked for, not later")]
     Begun,

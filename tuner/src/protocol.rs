@@ -3,7 +3,6 @@
 use crate::study::{Ask, Study};
 use crate::trial::{Outcome, Trial};
 use phalanx_core::report::Metric;
-use phalanx_core::spec::Constraint;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -68,7 +67,7 @@ fn tell(study: &mut Study, request: &Map<String, Value>) -> Result<Value, String
             let numbers = values
                 .as_array()
                 .and_then(|values| values.iter().map(Value::as_f64).collect::<Option<Vec<f64>>>());
-            Some(numbers.ok_or("`values` must be a list of numbers")?)
+            Some(numbers.filter(|values| !values.is_empty()).ok_or("`values` must be a list of numbers")?)
         }
         (None, None) => None,
     };
@@ -76,7 +75,7 @@ fn tell(study: &mut Study, request: &Map<String, Value>) -> Result<Value, String
     let outcome = match (state(request)?.as_deref(), values) {
         (None | Some("complete"), Some(values)) => Outcome::Measured { values, measured },
         (Some("complete"), None) if measured.is_empty() => Outcome::LastReport,
-        (Some("complete"), None) => return Err("`value` is missing beside `constraints`".to_owned()),
+        (Some("complete"), None) => Outcome::Measured { values: Vec::new(), measured },
         (Some("stopped"), _) => Outcome::Stopped,
         (Some("failed"), _) => Outcome::Failed,
         (Some("cancelled"), _) => Outcome::Cancelled,
@@ -109,16 +108,12 @@ fn best(study: &Study) -> Value {
 fn measured(study: &Study, request: &Map<String, Value>) -> Result<Vec<f64>, String> {
     let Some(given) = request.get("constraints") else { return Ok(Vec::new()) };
     let given = given.as_object().ok_or("`constraints` must be an object: a number for each metric")?;
-    let known = study.constraints();
-    if let Some(other) = given.keys().find(|key| known.iter().all(|constraint| constraint.metric != **key)) {
-        return Err(format!("`constraints` names `{other}`, which no [[constraint]] does"));
-    }
-    let value = |constraint: &Constraint| {
-        let metric = &constraint.metric;
-        let value = given.get(metric).ok_or_else(|| format!("`constraints` lacks `{metric}`"))?;
-        value.as_f64().ok_or_else(|| format!("`constraints.{metric}` must be a number"))
+    let number = |(metric, value): (&String, &Value)| {
+        let value = value.as_f64().ok_or_else(|| format!("`constraints.{metric}` must be a number"))?;
+        Ok((metric.clone(), value))
     };
-    known.iter().map(value).collect()
+    let given: BTreeMap<String, f64> = given.iter().map(number).collect::<Result<_, String>>()?;
+    study.measured(&given).map_err(|error| error.to_string())
 }
 
 fn described(trial: &Trial, several: bool) -> Value {

@@ -9,6 +9,7 @@ use crate::stopping::{self, Rule};
 use crate::trial::{Decision, Origin, Outcome, Trial, TrialState};
 use phalanx_core::report::Metric;
 use phalanx_core::spec::{Constraint, MetricMode, Objective, Params, Search, SweepSpec};
+use std::collections::BTreeMap;
 
 /// What a study hands out.
 #[derive(Clone, Debug, PartialEq)]
@@ -232,6 +233,24 @@ impl Study {
         &self.identity.constraints
     }
 
+    /// The values of the constraints' metrics by name, in the order of the constraints; none where none is given.
+    ///
+    /// # Errors
+    /// When one is about no constraint, or a constraint has none.
+    pub fn measured(&self, given: &BTreeMap<String, f64>) -> Result<Vec<f64>, Error> {
+        let known = self.constraints();
+        if let Some(other) = given.keys().find(|name| known.iter().all(|one| one.metric != **name)) {
+            return Err(Error::UnknownConstraint(other.clone()));
+        }
+        if given.is_empty() {
+            return Ok(Vec::new());
+        }
+        let value = |one: &Constraint| {
+            given.get(&one.metric).copied().ok_or_else(|| Error::MissingConstraint(one.metric.clone()))
+        };
+        known.iter().map(value).collect()
+    }
+
     /// The complete and feasible trial with the best value of the first objective; the earliest of equals.
     pub fn best(&self) -> Option<&Trial> {
         self.results.best().map(|number| &self.trials()[number as usize])
@@ -419,6 +438,9 @@ impl Study {
         let last = last.map(|(_, value)| vec![value]);
         let (state, values, measured) = match outcome {
             Outcome::Values(values) => (ended, values, Vec::new()),
+            Outcome::Measured { values, measured } if values.is_empty() => {
+                (ended, last.ok_or(Error::NoValue(number))?, measured)
+            }
             Outcome::Measured { values, measured } => (ended, values, measured),
             Outcome::LastReport => (ended, last.ok_or(Error::NoValue(number))?, Vec::new()),
             Outcome::Stopped if whole => (TrialState::Complete, last.unwrap_or_default(), Vec::new()),

@@ -106,7 +106,7 @@ pub enum Outcome {
     Values(Vec<f64>),
     /// The same where there are constraints: with a value for each of their metrics, too.
     Measured {
-        /// A value for each objective.
+        /// A value for each objective; none for the value it last reported.
         values: Vec<f64>,
         /// A value for each constraint.
         measured: Vec<f64>,

@@ -4030,6 +4030,12 @@ pub struct TellRequest {
     /// COMPLETE (unspecified too), STOPPED, FAILED or CANCELLED.
     #[prost(enumeration = "trial::State", tag = "4")]
     pub state: i32,
+    /// The value of each constraint's metric, by its name; of a complete trial none may be missing.
+    #[prost(btree_map = "string, double", tag = "5")]
+    pub constraints: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        f64,
+    >,
 }
 /// The trial as it ended.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -4345,6 +4351,9 @@ pub struct Trial {
     /// When it ended.
     #[prost(message, optional, tag = "11")]
     pub end_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it ran; between two it was paused, or waited to go on. Of very many the latest.
+    #[prost(message, repeated, tag = "12")]
+    pub stints: ::prost::alloc::vec::Vec<Stint>,
 }
 /// Nested message and enum types in `Trial`.
 pub mod trial {
@@ -4411,6 +4420,16 @@ pub mod trial {
             }
         }
     }
+}
+/// A time during which a trial ran.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Stint {
+    /// When it began.
+    #[prost(message, optional, tag = "1")]
+    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it was over; absent while it runs.
+    #[prost(message, optional, tag = "2")]
+    pub end_time: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// Generated client implementations.
 pub mod sweeps_client {

@@ -128,6 +128,13 @@ export interface Trial {
   message?: string;
   start_time?: string | null;
   end_time?: string | null;
+  /** When it ran; between two it was paused, or waited to go on. */
+  stints?: Stint[];
+}
+
+export interface Stint {
+  start_time: string;
+  end_time?: string | null;
 }
 
 export interface Amount {

@@ -4,11 +4,12 @@ import { ApiError, post } from "../api/client";
 import { type Sweep, type Trial, int, isTerminal, real, when } from "../api/types";
 import { Contour } from "../charts/contour";
 import { Front } from "../charts/front";
-import { Gantt, type Span, lanes } from "../charts/gantt";
+import { Gantt, lanes } from "../charts/gantt";
 import { type Line, Lines } from "../charts/lines";
 import { Parallel } from "../charts/parallel";
 import { Slice } from "../charts/slice";
 import { type Scale, bestSoFar, hasValue, importance, scales } from "../math/space";
+import { stints } from "../math/stints";
 import { Bar, Card, Fact, Segments, State } from "../parts/marks";
 import { useSettled } from "../parts/settled";
 import { Trials } from "../parts/trials";
@@ -295,15 +296,8 @@ function Contours({ trials: all, space, max }: { trials: Trial[]; space: Scale[]
 }
 
 function Timeline({ trials: all }: { trials: Trial[] }) {
-  const begun = all.filter((trial) => trial.start_time).sort((a, b) => when(b.start_time) - when(a.start_time));
-  const spans: Span[] = begun.slice(0, TIMELINE).map((trial) => ({
-    row: "",
-    start: when(trial.start_time),
-    end: trial.end_time ? when(trial.end_time) : now.value,
-    label: `${trial.number}`,
-    state: trial.state,
-    ...(trial.job ? { href: `/jobs/${trial.job}` } : {}),
-  }));
+  const begun = all.filter((trial) => trial.stints?.length).sort((a, b) => when(b.start_time) - when(a.start_time));
+  const spans = begun.slice(0, TIMELINE).flatMap((trial) => stints(trial, now.value));
   return (
     <Card title="Timeline" note={begun.length > TIMELINE ? `the newest ${TIMELINE} trials` : "trials by number, those at a time below one another"}>
       <Gantt {...lanes(spans, [""])} label="When each trial ran" narrow />

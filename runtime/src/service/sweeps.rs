@@ -82,7 +82,7 @@ pub enum Answered {
 impl From<Answer> for Answered {
     fn from(answer: Answer) -> Self {
         match answer {
-            Answer::Trial { trial, resumed } => Answered::Trial(Box::new(trial), resumed),
+            Answer::Trial { trial, resumed } => Answered::Trial(trial, resumed),
             Answer::Wait => Answered::Wait,
             Answer::Done => Answered::Done,
             Answer::Decision(decision) => Answered::Decision(decision),
@@ -177,9 +177,15 @@ impl Handle {
         self.ask_of(trial.sweep, Asking::Report { number: trial.number, step, value }, None).await
     }
 
-    /// Says how a trial of an external sweep ended.
-    pub async fn tell_trial(&self, trial: TrialId, outcome: Outcome) -> Result<Answered, Error> {
-        self.ask_of(trial.sweep, Asking::Tell { number: trial.number, outcome }, None).await
+    /// Says how a trial of an external sweep ended, with the values of the constraints' metrics by name.
+    pub async fn tell_trial(
+        &self,
+        trial: TrialId,
+        outcome: Outcome,
+        constraints: BTreeMap<String, f64>,
+    ) -> Result<Answered, Error> {
+        let asking = Asking::Tell { number: trial.number, outcome, constraints };
+        self.ask_of(trial.sweep, asking, None).await
     }
 
     async fn ask_of(&self, sweep: SweepId, asking: Asking, name: Option<String>) -> Result<Answered, Error> {

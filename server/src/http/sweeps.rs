@@ -12,6 +12,7 @@ use phalanx_api::{json, v1 as pb};
 use phalanx_core::SweepId;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use tonic::Status;
 
 /// What can be done to a sweep.
@@ -149,18 +150,21 @@ struct Tell {
     values: Vec<Real>,
     #[serde(default)]
     state: String,
+    #[serde(default)]
+    constraints: BTreeMap<String, Real>,
 }
 
 async fn tell(face: &Face, id: String, request: Request) -> Result<Answer, Response> {
-    let Tell { number, values, state } = message(request).await?;
+    let Tell { number, values, state, constraints } = message(request).await?;
     let values = values.into_iter().map(|Real(value)| value).collect();
+    let constraints = constraints.into_iter().map(|(metric, Real(value))| (metric, value)).collect();
     // A name that is none is refused where the states are known.
     let state = match state.as_str() {
         "" => 0,
         name => pb::trial::State::from_str_name(name).map_or(-1, |state| state as i32),
     };
-    let answered =
-        face.sweeps().tell(tonic::Request::new(pb::TellRequest { id, number, values, state })).await;
+    let request = pb::TellRequest { id, number, values, state, constraints };
+    let answered = face.sweeps().tell(tonic::Request::new(request)).await;
     Ok(answered.map_err(Into::into).map(|answered| {
         let pb::TellResponse { trial, best } = answered.into_inner();
         let best = best.as_ref().map(json::best_trial);

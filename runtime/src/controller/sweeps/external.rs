@@ -5,6 +5,7 @@ use crate::controller::Controller;
 use phalanx_core::report::Metric;
 use phalanx_core::{BestTrial, SweepId, Time, Trial, TrialId, TrialState, Wish};
 use phalanx_tuner::{Ask, Decision, Outcome};
+use std::collections::BTreeMap;
 
 /// What is asked of an external sweep.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub enum Asking {
         number: u64,
         /// How.
         outcome: Outcome,
+        /// The values of the constraints' metrics.
+        constraints: BTreeMap<String, f64>,
     },
 }
 
@@ -35,7 +38,7 @@ pub enum Answer {
     /// A trial to run.
     Trial {
         /// It.
-        trial: Trial,
+        trial: Box<Trial>,
         /// It was paused and goes on.
         resumed: bool,
     },
@@ -65,8 +68,8 @@ impl Controller {
             Asking::Report { number, step, value } => {
                 self.report_external(now, TrialId { sweep: id, number }, step, value)
             }
-            Asking::Tell { number, outcome } => {
-                self.tell_external(now, TrialId { sweep: id, number }, outcome)
+            Asking::Tell { number, outcome, constraints } => {
+                self.tell_external(now, TrialId { sweep: id, number }, outcome, &constraints)
             }
         };
         self.attend(id);
@@ -90,7 +93,10 @@ impl Controller {
                     false => live.open_trial(now, &handed, None),
                 }
                 let trial = live.open.get(&handed.number).cloned();
-                trial.map_or(Answer::Wait, |trial| Answer::Trial { trial, resumed: handed.resumed })
+                trial.map_or(Answer::Wait, |trial| Answer::Trial {
+                    trial: Box::new(trial),
+                    resumed: handed.resumed,
+                })
             }
             Ask::Wait => Answer::Wait,
             Ask::Done => {
@@ -113,15 +119,27 @@ impl Controller {
         }
         let decision = live.study.report(trial.number, step, value).map_err(Refusal::Study)?;
         let metric = live.spec().objectives.first().map(|one| one.metric.clone()).unwrap_or_default();
-        live.note(trial.number, step, &std::collections::BTreeMap::from([(metric, value)]));
+        live.note(trial.number, step, &BTreeMap::from([(metric, value)]));
         if decision == Decision::Pause {
             live.show(now, trial.number, TrialState::Paused);
         }
         Ok(Answer::Decision(decision))
     }
 
-    fn tell_external(&mut self, now: Time, trial: TrialId, outcome: Outcome) -> Result<Answer, Refusal> {
+    fn tell_external(
+        &mut self,
+        now: Time,
+        trial: TrialId,
+        outcome: Outcome,
+        constraints: &BTreeMap<String, f64>,
+    ) -> Result<Answer, Refusal> {
         let live = self.sweeps.live.get_mut(&trial.sweep).ok_or(Refusal::SweepNotLive(trial.sweep))?;
+        let measured = live.study.measured(constraints).map_err(Refusal::Study)?;
+        let outcome = match outcome {
+            Outcome::LastReport if !measured.is_empty() => Outcome::Measured { values: Vec::new(), measured },
+            Outcome::Values(values) => Outcome::Measured { values, measured },
+            other => other,
+        };
         live.study.tell(trial.number, outcome).map_err(Refusal::Study)?;
         live.take_down(now, trial.number, "");
         let told = live.changed.get(&trial.number).cloned().or_else(|| live.told_before(now, trial.number));
@@ -157,6 +175,7 @@ impl super::LiveSweep {
             message: String::new(),
             started: now,
             ended: None,
+            stints: Vec::new(),
             changed: self.sweep.now.seq,
         })
     }

@@ -255,8 +255,8 @@ impl Controller {
             let numbers: Vec<u64> = live.open.keys().copied().collect();
             for number in numbers {
                 live.change(number, |trial| {
-                    (trial.state, trial.ended, trial.message) =
-                        (TrialState::Failed, Some(now), reason.text.clone());
+                    trial.enter(now, TrialState::Failed);
+                    (trial.ended, trial.message) = (Some(now), reason.text.clone());
                 });
             }
             live.sweep.now.ended = Some(now);

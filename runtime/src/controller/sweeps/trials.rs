@@ -225,6 +225,7 @@ impl LiveSweep {
             message: String::new(),
             started: now,
             ended: None,
+            stints: Vec::new(),
             changed: 0,
         };
         self.open.insert(handed.number, trial);
@@ -234,7 +235,7 @@ impl LiveSweep {
 
     /// Shows where a trial is.
     pub(super) fn show(&mut self, now: Time, number: u64, state: TrialState) {
-        self.change(number, |trial| trial.state = state);
+        self.change(number, |trial| trial.enter(now, state));
         let sweep = &mut self.sweep.now;
         if state == TrialState::Running && sweep.started.is_none() {
             sweep.started = Some(now);
@@ -313,12 +314,14 @@ impl LiveSweep {
         self.waits = false;
         let Some(told) = self.study.trials().get(number as usize) else { return };
         let state = shown(told.state);
-        let values: Vec<f64> = told.values.clone();
+        let (values, measured) = (told.values.clone(), told.measured.clone());
         // One that has come to its end needs no more words, whoever ended its processes.
         let why = if state == TrialState::Complete { "" } else { why };
         self.change(number, |trial| {
-            (trial.state, trial.ended, trial.message) = (state, Some(now), why.to_owned());
-            for (shown, value) in trial.values.iter_mut().zip(values) {
+            trial.enter(now, state);
+            (trial.ended, trial.message) = (Some(now), why.to_owned());
+            let told = trial.values.iter_mut().zip(values);
+            for (shown, value) in told.chain(trial.measured.iter_mut().zip(measured)) {
                 *shown = Some(Metric(value));
             }
         });
