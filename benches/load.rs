@@ -4,11 +4,14 @@
 //! Beside each figure stands what the project asks of it. The reporters are this program itself, started as a job's ranks.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+#[path = "../tests/support/caller.rs"]
+mod caller;
 #[path = "load/hostile.rs"]
 mod hostile;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
+use caller::Caller;
 use phalanx_api::v1 as pb;
 use phalanx_api::v1::jobs_client::JobsClient;
 use std::io::{BufRead, BufReader, BufWriter, Write};
@@ -17,8 +20,7 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use support::{Home, Service};
 use tokio::io::AsyncWriteExt;
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Request, Streaming};
 
 /// Ranks that report at a time.
@@ -310,20 +312,18 @@ fn report(what: &str, took_ms: &mut [f64], wanted_ms: f64) {
 #[derive(Clone)]
 struct Client {
     jobs: JobsClient<Channel>,
-    token: MetadataValue<Ascii>,
+    caller: Caller,
 }
 
 impl Client {
     async fn to(service: &Service) -> Client {
-        let endpoint = Endpoint::from_shared(format!("http://{}", service.grpc)).unwrap();
-        let token = format!("Bearer {}", service.token()).parse().unwrap();
-        let jobs = JobsClient::new(endpoint.connect().await.unwrap()).max_decoding_message_size(8 << 20);
-        Client { jobs, token }
+        let caller = Caller::to(&service.grpc, &service.token()).await;
+        let jobs = JobsClient::new(caller.channel.clone()).max_decoding_message_size(8 << 20);
+        Client { jobs, caller }
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        request.metadata_mut().insert("authorization", self.token.clone());
+        let mut request = self.caller.request(message);
         request.set_timeout(Duration::from_secs(600));
         request
     }

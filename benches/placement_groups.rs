@@ -9,8 +9,12 @@
 //! `-- --peer PYTHON` measures it beside ours.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+#[path = "../tests/support/caller.rs"]
+mod caller;
 #[path = "../tests/support/mod.rs"]
 mod support;
+
+use caller::Caller;
 
 use phalanx_api::v1 as pb;
 use phalanx_api::v1::cluster_client::ClusterClient;
@@ -19,9 +23,7 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use support::{Home, Service};
-use tonic::Request;
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 const IN_FLIGHT: usize = 64;
 const GROUPS: usize = 12_000;
@@ -48,21 +50,13 @@ print(cycle(1280))
 #[derive(Clone)]
 struct Client {
     cluster: ClusterClient<Channel>,
-    token: MetadataValue<Ascii>,
+    caller: Caller,
 }
 
 impl Client {
     async fn to(service: &Service) -> Client {
-        let endpoint = Endpoint::from_shared(format!("http://{}", service.grpc)).unwrap();
-        let channel = endpoint.tcp_nodelay(true).connect().await.unwrap();
-        let token = format!("Bearer {}", service.token()).parse().unwrap();
-        Client { cluster: ClusterClient::new(channel), token }
-    }
-
-    fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        request.metadata_mut().insert("authorization", self.token.clone());
-        request
+        let caller = Caller::to(&service.grpc, &service.token()).await;
+        Client { cluster: ClusterClient::new(caller.channel.clone()), caller }
     }
 
     async fn cycle(&mut self, name: String) {
@@ -71,11 +65,11 @@ impl Client {
             wait: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
             ..Default::default()
         };
-        let create = self.request(create);
+        let create = self.caller.request(create);
         let group = self.cluster.create_placement_group(create).await.unwrap().into_inner();
         assert_eq!(group.state(), pb::placement_group::State::Ready, "{group:?}");
         let remove = pb::RemovePlacementGroupRequest { name, ..Default::default() };
-        let remove = self.request(remove);
+        let remove = self.caller.request(remove);
         self.cluster.remove_placement_group(remove).await.unwrap();
     }
 }

@@ -4,16 +4,19 @@
 //! run: 5.1 s to the first task, 695 MiB idle in 20 processes, 6.8 s for a no-op `ray job submit`.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+#[path = "../tests/support/caller.rs"]
+mod caller;
 #[path = "../tests/support/mod.rs"]
 mod support;
+
+use caller::Caller;
 
 use phalanx_api::v1 as pb;
 use phalanx_api::v1::jobs_client::JobsClient;
 use std::time::{Duration, Instant};
 use support::{Home, Service};
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Streaming};
+use tonic::Streaming;
+use tonic::transport::Channel;
 
 const STARTS: usize = 9;
 const SUBMITS: usize = 50;
@@ -25,30 +28,23 @@ const HI: &str = "version = 1\n[gang]\ncpus = 0.25\n[program]\ncommand = [\"sh\"
 #[derive(Clone)]
 struct Client {
     jobs: JobsClient<Channel>,
-    token: MetadataValue<Ascii>,
+    caller: Caller,
 }
 
 impl Client {
     async fn to(service: &Service) -> Client {
-        let endpoint = Endpoint::from_shared(format!("http://{}", service.grpc)).unwrap();
-        let token = format!("Bearer {}", service.token()).parse().unwrap();
-        Client { jobs: JobsClient::new(endpoint.connect().await.unwrap()), token }
-    }
-
-    fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        request.metadata_mut().insert("authorization", self.token.clone());
-        request
+        let caller = Caller::to(&service.grpc, &service.token()).await;
+        Client { jobs: JobsClient::new(caller.channel.clone()), caller }
     }
 
     async fn submit(&self) -> String {
         let request = pb::SubmitRequest { toml: HI.to_owned(), ..pb::SubmitRequest::default() };
-        self.jobs.clone().submit(self.request(request)).await.unwrap().into_inner().id
+        self.jobs.clone().submit(self.caller.request(request)).await.unwrap().into_inner().id
     }
 
     async fn logs(&self, id: String) -> Streaming<pb::JobLogsResponse> {
         let request = pb::JobLogsRequest { id, follow: true, ..pb::JobLogsRequest::default() };
-        self.jobs.clone().logs(self.request(request)).await.unwrap().into_inner()
+        self.jobs.clone().logs(self.caller.request(request)).await.unwrap().into_inner()
     }
 
     /// From submit to the first line, and then to the terminal job.

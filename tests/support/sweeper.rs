@@ -1,31 +1,29 @@
 //! A client of the `Sweeps` service that runs the trials of external sweeps.
 #![allow(dead_code)]
 
+#[path = "caller.rs"]
+mod caller;
+
 use super::support::Service;
+use caller::Caller;
 use phalanx_api::v1 as pb;
 use phalanx_api::v1::sweeps_client::SweepsClient;
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
 pub(crate) struct Sweeper {
     pub(crate) sweeps: SweepsClient<Channel>,
-    token: MetadataValue<Ascii>,
+    caller: Caller,
 }
 
 impl Sweeper {
     pub(crate) async fn to(service: &Service) -> Sweeper {
-        let endpoint = Endpoint::from_shared(format!("http://{}", service.grpc)).unwrap();
-        Sweeper {
-            sweeps: SweepsClient::new(endpoint.connect().await.unwrap()),
-            token: format!("Bearer {}", service.token()).parse().unwrap(),
-        }
+        let caller = Caller::to(&service.grpc, &service.token()).await;
+        Sweeper { sweeps: SweepsClient::new(caller.channel.clone()), caller }
     }
 
     pub(crate) fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        request.metadata_mut().insert("authorization", self.token.clone());
-        request
+        self.caller.request(message)
     }
 
     /// Makes an external sweep of a file.
@@ -69,7 +67,11 @@ impl Sweeper {
         state: pb::trial::State,
     ) -> Result<pb::TellResponse, Status> {
         let (id, values, state) = (id.to_owned(), values.to_vec(), state as i32);
-        let request = self.request(pb::TellRequest { id, number, values, state });
+        self.tell_all(pb::TellRequest { id, number, values, state, ..Default::default() }).await
+    }
+
+    pub(crate) async fn tell_all(&mut self, told: pb::TellRequest) -> Result<pb::TellResponse, Status> {
+        let request = self.request(told);
         self.sweeps.tell(request).await.map(tonic::Response::into_inner)
     }
 
