@@ -10,6 +10,8 @@ use clap_complete::ArgValueCompleter;
 use phalanx_api::{json, v1 as pb};
 use phalanx_core::spec::{ParamValue, Params, SweepSpec};
 use serde_json::Value;
+use std::path::Path;
+use toml_edit::{DocumentMut, Item};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -75,10 +77,35 @@ fn job_file(sweep: &pb::Sweep, best: &pb::BestTrial) -> Result<String, Failure> 
     let metric = sweep.objectives.first().map_or("value", |one| one.metric.as_str());
     let value = sweep::shown_value(best.value);
     let head = format!("# Trial {} of {} ({}): {metric} {value}", best.number, sweep.id, sweep.name);
-    Ok(format!(
-        "{head}\n# Relative paths start at this file's folder; the sweep's was {}\n{file}",
-        sweep.base_dir
-    ))
+    let (base, here) = (Path::new(&sweep.base_dir), std::env::current_dir()?);
+    let (paths, file) = match base == here {
+        true => ("Relative paths start at this file's folder", file),
+        false => ("Its paths start in the folder of the sweep", anchored(&file, base)),
+    };
+    Ok(format!("{head}\n# {paths}, {}\n{file}", base.display()))
+}
+
+/// A job file that runs wherever it lies: paths that started in this folder are absolute.
+fn anchored(file: &str, base: &Path) -> String {
+    let Ok(mut document) = file.parse::<DocumentMut>() else { return file.to_owned() };
+    let anchor = |item: Option<&mut Item>| {
+        if let Some((item, path)) =
+            item.and_then(|item| item.as_str().map(str::to_owned).map(|path| (item, path)))
+        {
+            *item = toml_edit::value(base.join(path).to_string_lossy().into_owned());
+        }
+    };
+    if let Some(program) = document.get_mut("program").and_then(Item::as_table_like_mut) {
+        program.entry("workdir").or_insert_with(|| toml_edit::value(""));
+        anchor(program.get_mut("workdir"));
+    }
+    if let Some(train) = document.get_mut("train").and_then(Item::as_table_like_mut) {
+        anchor(train.get_mut("export"));
+        if let Some(data) = train.get_mut("data").and_then(Item::as_table_like_mut) {
+            ["path", "validation", "test"].iter().for_each(|key| anchor(data.get_mut(key)));
+        }
+    }
+    document.to_string()
 }
 
 fn params(document: &Value) -> Params {
@@ -92,4 +119,28 @@ fn params(document: &Value) -> Params {
     };
     let fields = document.as_object().into_iter().flatten();
     fields.filter_map(|(name, found)| Some((name.clone(), value(found)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_for_another_folder_has_absolute_paths() {
+        let trained =
+            "[train]\nexport = \"out\"\n[train.data]\nkind = \"csv\"\npath = \"a.csv\"\nvalidation = 0.2\n";
+        let shown = anchored(trained, Path::new("/s"));
+        assert_eq!(shown, trained.replace("\"out\"", "\"/s/out\"").replace("\"a.csv\"", "\"/s/a.csv\""));
+        let inline = anchored("[train]\ndata = { path = \"/d/a.csv\", test = \"b.csv\" }\n", Path::new("/s"));
+        assert_eq!(
+            inline.parse::<DocumentMut>().unwrap()["train"]["data"]["test"].as_str(),
+            Some("/s/b.csv")
+        );
+        assert!(inline.contains("\"/d/a.csv\""), "{inline}");
+        for (program, workdir) in [("command = [\"x\"]\n", "/s/"), ("workdir = \"in\"\n", "/s/in")] {
+            let shown =
+                anchored(&format!("[program]\n{program}"), Path::new("/s")).parse::<DocumentMut>().unwrap();
+            assert_eq!(shown["program"]["workdir"].as_str(), Some(workdir));
+        }
+    }
 }

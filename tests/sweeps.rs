@@ -92,6 +92,9 @@ fn a_sweep_runs_to_its_best_trial() {
     let toml = home.run(["best", "s1", "--toml"]).expect(0).out();
     assert!(toml.contains(&format!("\"trial.py\", \"{}\"", best["params"]["x"])), "{toml}");
     home.file("best.toml", &toml);
+    let mut elsewhere = home.phalanx(["best", "s1", "--toml"]);
+    let elsewhere = support::ended(elsewhere.current_dir(home.data())).expect(0).out();
+    assert!(elsewhere.contains(&format!("workdir = {:?}", home.dir.path().join(""))), "{elsewhere}");
     let told = home.run(["run", "best.toml"]).expect(1).err();
     assert!(told.contains("PHALANX_SWEEP"), "the program gets as far as asking for its sweep: {told}");
     // Whatever is read of it at rest is the same.
