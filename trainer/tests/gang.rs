@@ -668,6 +668,41 @@ fn bf16_reads_digits() {
     }
 }
 
+/// What is said of a model at the end of each epoch, by what it is to tell.
+#[test]
+fn every_task_has_its_metrics() {
+    let judged = |data: &str, train: &str| {
+        let agent = Agent::new(None);
+        let file = job(&agent, &format!("{train}\nepochs = 2\nbatch_size = 20\nseed = 3"), "");
+        fs::write(agent.path("pairs.csv"), data).unwrap();
+        succeed(&agent, &file, 2, None);
+        let (_, last) = agent.heard().reports.last().unwrap().clone();
+        let metrics = last.into_iter().map(|(name, bits)| (name, f64::from_bits(bits)));
+        metrics.filter(|(name, _)| name.starts_with("val/")).collect::<BTreeMap<String, f64>>()
+    };
+    let names = |metrics: &BTreeMap<String, f64>| metrics.keys().cloned().collect::<Vec<_>>().join(" ");
+    let mut pairs = "x,y,one\n".to_owned();
+    for row in 0..200 {
+        let (x, y) = (f64::from(row % 17), f64::from(row % 23));
+        writeln!(pairs, "{x},{y},{}", u8::from(x > 8.0)).unwrap();
+    }
+    let table = "data = { kind = \"csv\", path = \"pairs.csv\", target = \"one\", validation = 0.3 }\n\
+                 model = { kind = \"linear\" }\noptimizer = { kind = \"adam\", lr = 0.1 }";
+    for loss in ["cross-entropy", "bce"] {
+        let metrics = judged(&pairs, &format!("{table}\nloss = \"{loss}\""));
+        assert_eq!(names(&metrics), "val/accuracy val/auc val/f1 val/loss", "{loss}");
+        assert!(metrics["val/auc"] > 0.95 && metrics["val/f1"] > 0.8, "{loss}: {metrics:?}");
+    }
+    let metrics = judged(&pairs, &format!("{table}\nloss = \"mse\""));
+    assert_eq!(names(&metrics), "val/loss val/r2");
+    let text = "data = { kind = \"text\", path = \"pairs.csv\", validation = 0.2, context = 8 }\n\
+                model = { kind = \"transformer\", layers = 1, width = 16, heads = 2 }";
+    let metrics = judged(&pairs, text);
+    assert_eq!(names(&metrics), "val/accuracy val/loss val/perplexity");
+    let perplexity = metrics["val/loss"].exp();
+    assert!((metrics["val/perplexity"] - perplexity).abs() < 1e-9 * perplexity, "{metrics:?}");
+}
+
 /// Both backends have the same losses, and go on from each other's checkpoints.
 #[cfg(feature = "tch")]
 #[test]

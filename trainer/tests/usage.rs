@@ -11,7 +11,7 @@ use std::thread;
 /// Two tensors, of which the second counts up to some step only.
 struct Fading {
     tensors: [Tensor; 2],
-    parameters: [f32; 2],
+    parameters: Vec<f32>,
     steps: u64,
     until: u64,
 }
@@ -67,7 +67,7 @@ fn train(until: [u64; 2]) -> [Result<Outcome, Error>; 2] {
                 let tensor = |name: &str, at| Tensor { name: name.into(), shape: vec![1], range: at..at + 1 };
                 Ok(Box::new(Fading {
                     tensors: [tensor("kept", 0), tensor("fading", 1)],
-                    parameters: [0.0; 2],
+                    parameters: vec![0.0; 2],
                     steps: 0,
                     until: until[rank as usize],
                 }))
@@ -75,6 +75,20 @@ fn train(until: [u64; 2]) -> [Result<Outcome, Error>; 2] {
         })
     };
     [rank(0), rank(1)].map(|rank| rank.join().unwrap())
+}
+
+#[test]
+fn a_model_without_parameters_has_nothing_to_learn() {
+    let text = "[train]\nsteps = 8\nbatch_size = 4\n";
+    let spec = WorkerSpec::parse_custom(text, "").unwrap();
+    let data = Dataset::of_values(Sample::Features(1), vec![0.5; 8], Targets::Values(vec![1.0; 8])).unwrap();
+    let environment = Environment { world: 1, ..Environment::default() };
+    let none = |name: &str| Tensor { name: name.into(), shape: vec![0], range: 0..0 };
+    let outcome = run_on(&spec, &environment, data, |_, _| {
+        Ok(Box::new(Fading { tensors: [none("a"), none("b")], parameters: vec![], steps: 0, until: 0 }))
+    });
+    let error = outcome.unwrap_err().to_string();
+    assert!(error.contains("it has no parameters; there is nothing to learn"), "{error}");
 }
 
 #[test]

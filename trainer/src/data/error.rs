@@ -69,6 +69,8 @@ pub enum CellProblem {
     Fractional(String),
     /// A class that the training part does not have.
     UnseenClass(String),
+    /// A target that is no number, under a loss of numbers.
+    TextTarget(String),
     /// Neither 0 nor 1, under binary cross-entropy.
     NotBinary(String),
 }
@@ -91,7 +93,11 @@ impl fmt::Display for CellProblem {
             ),
             CellProblem::UnseenClass(text) => write!(
                 f,
-                "the class `{text}` is in the validation part but not in the training part; add training rows of it or choose another `seed`"
+                "the class `{text}` is held out but not in the training part; add training rows of it, or hold out others (where they are drawn, another `seed` does)"
+            ),
+            CellProblem::TextTarget(text) => write!(
+                f,
+                "`{text}` is text, and the loss is one of numbers; use `loss = \"cross-entropy\"` or another target"
             ),
             CellProblem::NotBinary(text) => {
                 write!(

@@ -145,7 +145,7 @@ pub(super) fn classes(cells: &Cells, text: bool) -> Result<Vec<Class>, (usize, C
 pub(super) fn values(cells: &Cells, loss: Loss) -> Result<Vec<f32>, (usize, CellProblem)> {
     let mut values = Vec::new();
     for (row, cell) in cells.iter().enumerate() {
-        let value: f32 = cell.parse().map_err(|_| (row, CellProblem::Text(shown(cell))))?;
+        let value: f32 = cell.parse().map_err(|_| (row, CellProblem::TextTarget(shown(cell))))?;
         if loss == Loss::Bce && value != 0.0 && value != 1.0 {
             return Err((row, CellProblem::NotBinary(shown(cell))));
         }

@@ -176,7 +176,7 @@ fn targets_must_suit_the_loss() {
     refused_with(
         "a,y\n1,0\n2,cat\n",
         Loss::Mse,
-        "data.csv, line 3, column `y`: `cat` is text, not a number; encode it as a number or remove the column",
+        "data.csv, line 3, column `y`: `cat` is text, and the loss is one of numbers; use `loss = \"cross-entropy\"` or another target",
     );
     refused_with(
         "a,y\n1,0\n2,2\n",
@@ -233,7 +233,7 @@ fn normalisation_is_fitted_on_the_training_rows_alone() {
     };
     refused(
         "a,b,y\n1,2,0\n1,2,5\n",
-        "other.csv, line 3, column `y`: the class `5` is in the validation part but not in the training part; add training rows of it or choose another `seed`",
+        "other.csv, line 3, column `y`: the class `5` is held out but not in the training part; add training rows of it, or hold out others (where they are drawn, another `seed` does)",
     );
     refused(
         "a,y\n1,0\n",
