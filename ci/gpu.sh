@@ -87,9 +87,17 @@ else
     skip "collectives between GPUs" "there is one GPU"
 fi
 
+export PHALANX_DATA="$scratch/data"
+
+# A model written with burn, on burn's own CUDA backend.
+step "build with burn's CUDA backend" env CARGO_TARGET_DIR=target/cuda \
+    cargo build --release --locked -p phalanx-trainer --features burn-cuda --example custom_model
+step "a model written with burn on one GPU" "$phalanx" run examples/custom_model/job.toml \
+    --set gang.workers=1 --set gang.gpus=1 \
+    --set 'program.command=["target/cuda/release/examples/custom_model", "examples/custom_model/train.toml"]'
+
 # Training: PyTorch's DDP over NCCL as a gang of ours, with one GPU and with all, and with a rank that is killed.
 if "$python" -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
-    export PHALANX_DATA="$scratch/data"
     job() { # workers, more command-line words
         local workers=$1
         shift

@@ -17,10 +17,10 @@ pub struct Burn<M, F> {
 }
 
 impl<M: Module, F: Fn(&M, &Batch, &Device) -> Values<2>> Burn<M, F> {
-    /// A model of this data on the CPU. `build` makes the module on the device it is given, which differentiates; `forward`
-    /// runs a batch through it.
+    /// A model of this data, on the first GPU of the rank's bundle in a build with the feature `burn-cuda`, else on the CPU.
+    /// `build` makes the module on the device it is given, which differentiates; `forward` runs a batch through it.
     pub fn new(data: &Dataset, build: impl FnOnce(&Device) -> M, forward: F) -> Burn<M, F> {
-        Burn::on(Device::flex(), data, build, forward)
+        Burn::on(device(), data, build, forward)
     }
 
     /// The same on another device, of a backend that the program has turned on in burn.
@@ -41,6 +41,16 @@ impl<M: Module, F: Fn(&M, &Batch, &Device) -> Values<2>> Burn<M, F> {
         self.module = Some(module);
         Ok(outputs)
     }
+}
+
+#[cfg(feature = "burn-cuda")]
+fn device() -> Device {
+    if super::has_gpu() { Device::cuda(0) } else { Device::flex() }
+}
+
+#[cfg(not(feature = "burn-cuda"))]
+fn device() -> Device {
+    Device::flex()
 }
 
 /// The batch's features or pixels as `[samples, values]`.

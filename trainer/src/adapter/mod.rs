@@ -16,6 +16,15 @@ use crate::data::{Batch, Dataset};
 use crate::model::{Gradient, Tensor, Write, loss};
 use phalanx_core::spec::Loss;
 
+/// Whether the rank's bundle has a GPU.
+#[cfg(any(feature = "burn-cuda", feature = "tch"))]
+fn has_gpu() -> bool {
+    /// Where the driver is spoken to; without it there is no GPU.
+    const DRIVER: &str = "/dev/nvidiactl";
+    let hidden = std::env::var_os("CUDA_VISIBLE_DEVICES").is_some_and(|devices| devices.is_empty());
+    !hidden && std::path::Path::new(DRIVER).exists()
+}
+
 /// What every adapter keeps.
 struct Flat {
     tensors: Vec<Tensor>,

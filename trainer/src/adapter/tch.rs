@@ -11,7 +11,6 @@ use crate::data::{Batch, Dataset};
 use crate::model::{DeviceGradient, Gradient, Model, Tensor, Write};
 use ::tch::nn::VarStore;
 use ::tch::{Device, TchError, Tensor as Values, no_grad};
-use std::path::Path;
 
 /// A tch model: its variables, and how they make outputs of a batch: a row for each target, as [`Model::evaluate`] has
 /// them.
@@ -102,8 +101,7 @@ impl<F: Fn(&Batch) -> Result<Values, TchError>> Tch<F> {
 /// # Errors
 /// [`Error::Model`] if there is a GPU that libtorch cannot use.
 pub fn device() -> Result<Device, Error> {
-    let hidden = std::env::var_os("CUDA_VISIBLE_DEVICES").is_some_and(|devices| devices.is_empty());
-    if hidden || !Path::new(DRIVER).exists() {
+    if !super::has_gpu() {
         return Ok(Device::Cpu);
     }
     let fail = |reason: String| {
@@ -117,9 +115,6 @@ pub fn device() -> Result<Device, Error> {
         Ok(()) => Ok(Device::Cuda(0)),
     }
 }
-
-/// Where the driver is spoken to; without it there is no GPU.
-const DRIVER: &str = "/dev/nvidiactl";
 
 /// The batch's features or pixels as `[samples, values]`.
 ///
