@@ -12,6 +12,7 @@ use phalanx_api::v1 as pb;
 use phalanx_core::spec::{Stopping, SweepSpec};
 use phalanx_core::{JobId, JobSpec, Problems, Time};
 use phalanx_scheduler::{Bundle, Cluster, Pending, Queue};
+use phalanx_tuner::budget::{Budget, budget};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -55,7 +56,7 @@ pub(crate) async fn run(global: &Global, args: &CheckArgs, output: &Output) -> R
     if output.json {
         let mut valid = document(true, &Problems::default(), &file);
         if let Checked::Sweep(sweep) = &spec {
-            valid["sweep"] = Budget::of(sweep).document();
+            valid["sweep"] = Extent::of(sweep).document();
         }
         if let Some(planned) = planned {
             valid["plan"] = planned.json();
@@ -65,7 +66,7 @@ pub(crate) async fn run(global: &Global, args: &CheckArgs, output: &Output) -> R
     output.line(&match &spec {
         Checked::Job(job) => format!("{} is a valid job{}", file.shown, summary(job)),
         Checked::Sweep(sweep) => {
-            format!("{} is a valid sweep: {}, {}", file.shown, sweep.name, Budget::of(sweep))
+            format!("{} is a valid sweep: {}, {}", file.shown, sweep.name, Extent::of(sweep))
         }
     })?;
     planned.map_or(Ok(()), |planned| output.line(&planned.told()))
@@ -88,44 +89,35 @@ impl Checked {
 }
 
 /// How large a sweep's space is, and what searching it costs.
-struct Budget {
+struct Extent {
     trials: Option<u64>,
     /// Combinations of the parameters that have a number of values.
     points: u64,
     /// Parameters that have no number of values.
     continuous: usize,
     varied: usize,
-    /// Steps if every trial went to the last rung, and if each rung let one in `eta` go on.
-    steps: Option<(u64, u64)>,
+    /// Of all trials together, where the file says how many a trial has.
+    steps: Option<Budget>,
+    /// Whether a rule may end trials early.
+    stops_early: bool,
 }
 
-impl Budget {
-    fn of(sweep: &SweepSpec) -> Budget {
+impl Extent {
+    fn of(sweep: &SweepSpec) -> Extent {
         let counts: Vec<Option<u64>> = sweep.params.iter().map(|param| param.domain.count()).collect();
         let trials = match (sweep.trials, sweep.grid_size()) {
             (Some(trials), Some(grid)) => Some(trials.min(grid)),
             (trials, grid) => trials.or(grid),
         };
-        let halving = match &sweep.stopping {
-            Stopping::Asha(halving) => Some(halving),
-            _ => None,
-        };
-        let steps = trials.zip(halving).map(|(trials, halving)| {
-            let rungs = std::iter::successors(Some(halving.min), |rung| rung.checked_mul(halving.eta));
-            let mut expected = 0;
-            let (mut left, mut before) = (trials, 0);
-            for rung in rungs.take_while(|rung| *rung <= halving.max) {
-                expected += left * (rung - before);
-                (left, before) = (left / halving.eta, rung);
-            }
-            (trials.saturating_mul(halving.max), expected)
-        });
-        Budget {
+        Extent {
             trials,
             points: counts.iter().flatten().fold(1, |points: u64, count| points.saturating_mul(*count)),
             continuous: counts.iter().filter(|count| count.is_none()).count(),
             varied: counts.iter().filter(|count| **count != Some(1)).count(),
-            steps,
+            steps: trials.and_then(|trials| budget(sweep, trials)),
+            // Several objectives have no order in which trials could be judged.
+            stops_early: sweep.objectives.len() == 1
+                && !matches!(sweep.stopping, Stopping::None | Stopping::Plateau { .. }),
         }
     }
 
@@ -134,13 +126,13 @@ impl Budget {
             "trials": self.trials,
             "points": (self.continuous == 0).then_some(self.points),
             "continuous": self.continuous,
-            "max_steps": self.steps.map(|(most, _)| most),
-            "expected_steps": self.steps.map(|(_, expected)| expected),
+            "max_steps": self.steps.map(|steps| steps.most),
+            "expected_steps": self.steps.map(|steps| steps.expected),
         })
     }
 }
 
-impl fmt::Display for Budget {
+impl fmt::Display for Extent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.trials {
             Some(trials) => write!(f, "{trials} trials")?,
@@ -163,10 +155,14 @@ impl fmt::Display for Budget {
                 )?;
             }
         }
-        if let Some((most, expected)) = self.steps {
-            write!(f, "; about {expected} steps of the {most} that all trials would take to the last rung")?;
+        match (self.steps, self.stops_early) {
+            (Some(Budget { most, expected }), _) if most == expected => write!(f, "; {most} steps in all"),
+            (Some(Budget { most, expected }), _) => {
+                write!(f, "; about {expected} steps of the {most} that all trials would take to their ends")
+            }
+            (None, true) => write!(f, "; all run to their ends but those that `[stopping]` stops"),
+            (None, false) => write!(f, "; all run to their ends"),
         }
-        Ok(())
     }
 }
 

@@ -227,7 +227,7 @@ fn a_bad_sweep_is_refused_before_anything_runs() {
     assert_eq!(home.run(["ps", "-a", "--sweeps", "--json"]).expect(0).json().as_array().unwrap().len(), 0);
     let told = home.run(["check", &large]).expect(0).out();
     assert!(
-        told.contains("9 trials over 1 parameter with 100 combinations; about 21 steps of the 81"),
+        told.contains("9 trials over 1 parameter with 100 combinations; about 23 steps of the 81"),
         "{told}"
     );
 }

@@ -5,6 +5,7 @@
 //! what it answers it also writes down as [`Record`]s, and the records rebuild it.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod budget;
 mod error;
 pub mod importance;
 pub mod log;
