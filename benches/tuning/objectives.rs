@@ -16,6 +16,13 @@ pub(crate) struct Function {
     pub(crate) minimum: f64,
 }
 
+/// `[params]` of numbers in one interval.
+macro_rules! numbers {
+    ($low:literal to $high:literal: $($name:literal)+) => {
+        concat!($($name, " = { kind = \"float\", low = ", $low, ", high = ", $high, " }\n"),+)
+    };
+}
+
 /// All of them.
 pub(crate) const FUNCTIONS: [Function; 6] = [
     Function {
@@ -26,37 +33,25 @@ pub(crate) const FUNCTIONS: [Function; 6] = [
     },
     Function {
         name: "hartmann6",
-        params: "x0 = { kind = \"float\", low = 0, high = 1 }\nx1 = { kind = \"float\", low = 0, high = 1 }\n\
-                 x2 = { kind = \"float\", low = 0, high = 1 }\nx3 = { kind = \"float\", low = 0, high = 1 }\n\
-                 x4 = { kind = \"float\", low = 0, high = 1 }\nx5 = { kind = \"float\", low = 0, high = 1 }\n",
+        params: numbers!("0" to "1": "x0" "x1" "x2" "x3" "x4" "x5"),
         value: |params| hartmann6(&floats(params)),
         minimum: -3.32236801141551,
     },
     Function {
         name: "rosenbrock10",
-        params: "x0 = { kind = \"float\", low = -5, high = 10 }\nx1 = { kind = \"float\", low = -5, high = 10 }\n\
-                 x2 = { kind = \"float\", low = -5, high = 10 }\nx3 = { kind = \"float\", low = -5, high = 10 }\n\
-                 x4 = { kind = \"float\", low = -5, high = 10 }\nx5 = { kind = \"float\", low = -5, high = 10 }\n\
-                 x6 = { kind = \"float\", low = -5, high = 10 }\nx7 = { kind = \"float\", low = -5, high = 10 }\n\
-                 x8 = { kind = \"float\", low = -5, high = 10 }\nx9 = { kind = \"float\", low = -5, high = 10 }\n",
+        params: numbers!("-5" to "10": "x0" "x1" "x2" "x3" "x4" "x5" "x6" "x7" "x8" "x9"),
         value: |params| rosenbrock(&floats(params)),
         minimum: 0.0,
     },
     Function {
         name: "rastrigin5",
-        params: "x0 = { kind = \"float\", low = -5.12, high = 5.12 }\nx1 = { kind = \"float\", low = -5.12, high = 5.12 }\n\
-                 x2 = { kind = \"float\", low = -5.12, high = 5.12 }\nx3 = { kind = \"float\", low = -5.12, high = 5.12 }\n\
-                 x4 = { kind = \"float\", low = -5.12, high = 5.12 }\n",
+        params: numbers!("-5.12" to "5.12": "x0" "x1" "x2" "x3" "x4"),
         value: |params| rastrigin(&floats(params)),
         minimum: 0.0,
     },
     Function {
         name: "ackley5",
-        params: "x0 = { kind = \"float\", low = -32.768, high = 32.768 }\n\
-                 x1 = { kind = \"float\", low = -32.768, high = 32.768 }\n\
-                 x2 = { kind = \"float\", low = -32.768, high = 32.768 }\n\
-                 x3 = { kind = \"float\", low = -32.768, high = 32.768 }\n\
-                 x4 = { kind = \"float\", low = -32.768, high = 32.768 }\n",
+        params: numbers!("-32.768" to "32.768": "x0" "x1" "x2" "x3" "x4"),
         value: |params| ackley(&floats(params)),
         minimum: 0.0,
     },
@@ -79,21 +74,37 @@ pub(crate) const FUNCTIONS: [Function; 6] = [
 pub(crate) const OFF_CENTRE: [Function; 2] = [
     Function {
         name: "rastrigin5 off centre",
-        params: "x0 = { kind = \"float\", low = -3.75, high = 6.49 }\nx1 = { kind = \"float\", low = -3.75, high = 6.49 }\n\
-                 x2 = { kind = \"float\", low = -3.75, high = 6.49 }\nx3 = { kind = \"float\", low = -3.75, high = 6.49 }\n\
-                 x4 = { kind = \"float\", low = -3.75, high = 6.49 }\n",
+        params: numbers!("-3.75" to "6.49": "x0" "x1" "x2" "x3" "x4"),
         value: |params| rastrigin(&floats(params)),
         minimum: 0.0,
     },
     Function {
         name: "ackley5 off centre",
-        params: "x0 = { kind = \"float\", low = -19.431, high = 46.105 }\n\
-                 x1 = { kind = \"float\", low = -19.431, high = 46.105 }\n\
-                 x2 = { kind = \"float\", low = -19.431, high = 46.105 }\n\
-                 x3 = { kind = \"float\", low = -19.431, high = 46.105 }\n\
-                 x4 = { kind = \"float\", low = -19.431, high = 46.105 }\n",
+        params: numbers!("-19.431" to "46.105": "x0" "x1" "x2" "x3" "x4"),
         value: |params| ackley(&floats(params)),
         minimum: 0.0,
+    },
+];
+
+/// Those that no sampler was set on.
+pub(crate) const HELD_OUT: [Function; 3] = [
+    Function {
+        name: "rosenbrock8",
+        params: numbers!("-3" to "6": "x0" "x1" "x2" "x3" "x4" "x5" "x6" "x7"),
+        value: |params| rosenbrock(&floats(params)),
+        minimum: 0.0,
+    },
+    Function {
+        name: "levy7",
+        params: numbers!("-7" to "13": "x0" "x1" "x2" "x3" "x4" "x5" "x6"),
+        value: |params| levy(&floats(params)),
+        minimum: 0.0,
+    },
+    Function {
+        name: "styblinski-tang5",
+        params: numbers!("-5" to "5": "x0" "x1" "x2" "x3" "x4"),
+        value: |params| styblinski_tang(&floats(params)),
+        minimum: -195.830_828_518_857_1,
     },
 ];
 
@@ -133,6 +144,19 @@ fn rosenbrock(x: &[f64]) -> f64 {
 
 fn rastrigin(x: &[f64]) -> f64 {
     10.0 * x.len() as f64 + x.iter().map(|v| v * v - 10.0 * (2.0 * PI * v).cos()).sum::<f64>()
+}
+
+fn levy(x: &[f64]) -> f64 {
+    let w: Vec<f64> = x.iter().map(|x| 1.0 + (x - 1.0) / 4.0).collect();
+    let last = w[w.len() - 1];
+    let wave = |w: f64| (w - 1.0).powi(2) * (1.0 + 10.0 * (PI * w + 1.0).sin().powi(2));
+    (PI * w[0]).sin().powi(2)
+        + w[..w.len() - 1].iter().map(|w| wave(*w)).sum::<f64>()
+        + (last - 1.0).powi(2) * (1.0 + (2.0 * PI * last).sin().powi(2))
+}
+
+fn styblinski_tang(x: &[f64]) -> f64 {
+    x.iter().map(|x| 0.5 * (x.powi(4) - 16.0 * x * x + 5.0 * x)).sum()
 }
 
 fn ackley(x: &[f64]) -> f64 {
@@ -251,6 +275,8 @@ pub(crate) fn check() {
         ("rastrigin5", rastrigin(&at(-5.12, 5.12, 5)), 23.228292762667856),
         ("ackley5", ackley(&at(-32.768, 32.768, 5)), 19.079337819752784),
         ("mixed7", mixed7(&mixed), 3.0239126034012327),
+        ("levy7, one above its minimum", 1.0 + levy(&[1.0; 7]), 1.0),
+        ("styblinski-tang5", styblinski_tang(&[-2.903_534_027_771_177; 5]), HELD_OUT[2].minimum),
         ("u(0)", unit(0), 0.8833108082136426),
         ("u(1)", unit(1), 0.5665615751722809),
         ("curves g(81)", curve.clean(81), 0.19891768672835336),
