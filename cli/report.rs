@@ -44,7 +44,7 @@ pub(crate) fn run(args: &ReportArgs, output: &Output) -> Result<(), Failure> {
         return Ok(());
     };
     match hand_over(Path::new(&socket), &line)? {
-        Answer::Taken { ok, stop } if output.json => {
+        Answer::Taken { ok, stop, .. } if output.json => {
             output.document(&serde_json::json!({ "ok": ok, "stop": stop }))
         }
         Answer::Taken { stop: true, .. } => output.line("stop"),
@@ -119,7 +119,7 @@ mod tests {
             line
         });
         let answer = hand_over(&socket, "{}").unwrap();
-        assert_eq!(answer, Answer::Taken { ok: true, stop: true });
+        assert_eq!(answer, Answer::taken(true));
         assert_eq!(server.join().unwrap(), "{}\n");
     }
 }

@@ -70,6 +70,7 @@ pub use nccl::DeviceMemory;
 pub use on_device::OnDevice;
 pub use queue::Pending;
 pub use recorder::{FLIGHT_OPS, OpRecord, OpState, RankRecord, RankState};
+pub use rendezvous::HeldPort;
 
 /// The transport that a communicator ended up with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -131,6 +131,9 @@ pub struct RankRun {
     pub running: bool,
     /// Its code, once its process has ended.
     pub exit_code: Option<i32>,
+    /// How often it has been started again, in an attempt that went on without it meanwhile.
+    #[serde(default)]
+    pub life: u32,
 }
 
 /// The attempt under way, between its placement and the end of its last process.
@@ -150,6 +153,36 @@ pub struct Run {
     /// Where the ranks of the next attempt run, where it is resized.
     #[serde(default)]
     pub next: Vec<RankRun>,
+    /// Who trains with whom, where the gang goes on without a rank that is killed.
+    #[serde(default)]
+    pub assembly: Option<Assembly>,
+}
+
+/// The groups in which the ranks of an elastic gang train, one after the other: a new one after each death, and one that
+/// takes in those that have been started again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assembly {
+    /// Counts the groups from 1; 0 before the first.
+    pub epoch: u32,
+    /// The ranks of the latest, in their order in it, but for those that have died since.
+    pub members: Vec<Member>,
+    /// Where they met: the first one's port.
+    pub port: u16,
+    /// Ranks that want to stand in the next one, and the port that each offers.
+    pub callers: BTreeMap<Rank, u16>,
+    /// It has lost a member.
+    pub broken: bool,
+    /// The members have been asked to leave it, because others wait.
+    pub leave: bool,
+}
+
+/// One process of a rank in a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The rank.
+    pub rank: Rank,
+    /// Its [life](RankRun::life).
+    pub life: u32,
 }
 
 /// How far a node is with an attempt.

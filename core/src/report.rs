@@ -13,6 +13,9 @@ pub enum Request {
     Report(Report),
     /// A finished checkpoint folder to take over.
     Checkpoint(Checkpoint),
+    /// A rank wants to stand in a group with the others; answered once it is known in which. On the same connection a second
+    /// answer says `leave` when that group is over.
+    Meet(Meet),
 }
 
 /// Metrics of one step of one rank.
@@ -89,6 +92,31 @@ pub struct Checkpoint {
     pub moves: bool,
 }
 
+/// A rank without a group: at its start, or because the group it stood in has lost one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Meet {
+    /// The group that it has left; 0 for none.
+    pub epoch: u32,
+    /// The port at which the others would find it, if they were to meet there.
+    pub port: u16,
+}
+
+/// A rank's place in a group of an elastic gang.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Counts the groups of the attempt, from 1.
+    pub epoch: u32,
+    /// The rank's place in it, from 0.
+    pub rank: u32,
+    /// How many stand in it.
+    pub world: u32,
+    /// Where they meet.
+    pub master_addr: String,
+    /// The port that the first of them has offered.
+    pub master_port: u16,
+}
+
 /// The answer to a line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -99,12 +127,27 @@ pub enum Answer {
         ok: bool,
         /// The process should end soon: the tuner or a person wants the job to stop.
         stop: bool,
+        /// To a rank that wants to meet others: its place. None in a gang of a fixed size, whose ranks stand as their
+        /// environment says.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        group: Option<Place>,
+        /// The group that was answered on this connection is over: the rank is to leave it after its next step, and to ask
+        /// again.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        leave: bool,
     },
     /// The line was refused and changed nothing.
     Refused {
         /// Why.
         error: String,
     },
+}
+
+impl Answer {
+    /// A line was taken, and there is no more to it.
+    pub fn taken(stop: bool) -> Answer {
+        Answer::Taken { ok: true, stop, group: None, leave: false }
+    }
 }
 
 /// Reads one line; the error is what its writer is told.
@@ -115,7 +158,10 @@ pub fn parse_line(line: &[u8]) -> Result<Request, String> {
         Request::Checkpoint(checkpoint) if !checkpoint.path.is_absolute() => {
             return Err(format!("checkpoint path `{}` is not absolute", checkpoint.path.display()));
         }
-        Request::Checkpoint(_) => {}
+        Request::Meet(Meet { port: 0, .. }) => {
+            return Err("port 0 is no port at which others could find a rank".to_owned());
+        }
+        Request::Checkpoint(_) | Request::Meet(_) => {}
     }
     Ok(request)
 }
@@ -181,6 +227,9 @@ mod tests {
             r#"{"report":{"step":1,"metrics":{"a":1}},"checkpoint":{"step":1,"path":"/a"}}"#,
             r#"{"checkpoint":{"step":1,"path":"a"}}"#,
             r#"{"unknown":1}"#,
+            r#"{"meet":{"epoch":0,"port":0}}"#,
+            r#"{"meet":{"epoch":-1,"port":5}}"#,
+            r#"{"meet":{"port":5}}"#,
         ] {
             assert!(parse_line(line.as_bytes()).is_err(), "{line}");
         }
@@ -192,8 +241,9 @@ mod tests {
 
     #[test]
     fn answers_are_one_of_two_shapes() {
-        let taken = serde_json::to_string(&Answer::Taken { ok: true, stop: false }).unwrap();
+        let taken = serde_json::to_string(&Answer::taken(false)).unwrap();
         assert_eq!(taken, r#"{"ok":true,"stop":false}"#);
+        assert_eq!(serde_json::from_str::<Answer>(&taken).unwrap(), Answer::taken(false));
         let refused = serde_json::to_string(&Answer::Refused { error: "no".into() }).unwrap();
         assert_eq!(refused, r#"{"error":"no"}"#);
     }

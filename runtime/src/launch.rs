@@ -53,6 +53,9 @@ pub struct Launch {
     /// What its processes find at `$PHALANX_PARAMS`; none where there is no such file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub params: Option<Params>,
+    /// The attempt goes on without a rank that is killed, and has it started again.
+    #[serde(default)]
+    pub elastic: bool,
     /// The ranks on this node, by local rank.
     pub ranks: Vec<RankLaunch>,
 }

@@ -9,8 +9,11 @@ pub mod wire;
 use crate::launch::Launch;
 use phalanx_core::flight::LastWords;
 use phalanx_core::id::AttemptId;
+use phalanx_core::job::Member;
+use phalanx_core::report::Place;
 use phalanx_core::resources::Capacity;
 use phalanx_core::{NodeName, Rank, Time};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -64,9 +67,20 @@ pub enum Happening {
         rank: Rank,
         /// Its process.
         pid: u32,
+        /// How often it has been started before, in this attempt.
+        life: u32,
     },
     /// A rank's process ended.
     RankExited(RankExit),
+    /// A rank wants to stand in a group with the others: at its start, or because its group has lost one.
+    RankMeets {
+        /// The rank, and how often it had been started before.
+        who: Member,
+        /// The group that it has left; 0 for none.
+        epoch: u32,
+        /// The port at which the others would find it.
+        port: u16,
+    },
     /// What the node's ranks were doing when the attempt ended, where they kept a flight recorder.
     Flight {
         /// By rank.
@@ -110,6 +124,57 @@ pub struct RankExit {
     pub asked: bool,
     /// The command could not be started at all: another attempt would fare no better.
     pub not_started: bool,
+    /// How often it had been started before, in this attempt.
+    pub life: u32,
+}
+
+impl RankExit {
+    /// It did not end by itself: a signal, or the kernel for want of memory.
+    pub fn was_killed(&self) -> bool {
+        self.code > KILLED_ABOVE && !self.not_started
+    }
+}
+
+/// Codes above it are signals.
+pub(crate) const KILLED_ABOVE: i32 = 128;
+
+/// Who trains with whom in an attempt that goes on without a rank that is killed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// Counts the attempt's groups, from 1.
+    pub epoch: u32,
+    /// The ranks, in their order in it. None: the training is over, and nobody is to begin it anew.
+    pub members: Vec<Member>,
+    /// Where they meet.
+    pub master_addr: String,
+    /// The port that the first of them has offered.
+    pub master_port: u16,
+    /// They are to leave it after their next step.
+    pub leave: bool,
+}
+
+impl Group {
+    /// What a rank that has left the group `epoch` is told; nothing while this is not the one it waits for.
+    pub fn place_of(&self, who: Member, epoch: u32) -> Option<Place> {
+        let rank = self.members.iter().position(|member| *member == who)?;
+        (self.epoch > epoch).then(|| Place {
+            epoch: self.epoch,
+            rank: rank as u32,
+            world: self.members.len() as u32,
+            master_addr: self.master_addr.clone(),
+            master_port: self.master_port,
+        })
+    }
+
+    /// Nobody trains any more.
+    pub fn is_over(&self) -> bool {
+        self.epoch > 0 && self.members.is_empty()
+    }
+
+    /// Whether those who stand in the group `epoch` are to leave it.
+    pub fn leaves(&self, epoch: u32) -> bool {
+        self.epoch > epoch || (self.epoch == epoch && self.leave)
+    }
 }
 
 /// A line that a rank wrote, or a piece of one.
@@ -160,6 +225,21 @@ pub enum Command {
         attempt: AttemptId,
         /// The step.
         step: u64,
+    },
+    /// Start a rank again whose process was killed, in its place; ignored where it runs in this life or a later one, and
+    /// after a `Stop`.
+    Restart {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The rank, and how often it has been started before.
+        who: Member,
+    },
+    /// Who trains with whom: answers the ranks that have asked to meet.
+    Group {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The latest group.
+        group: Group,
     },
     /// Delete a checkpoint's folder.
     DropCheckpoint {

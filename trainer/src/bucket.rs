@@ -20,17 +20,22 @@ pub(crate) struct Head {
     pub(crate) stop: bool,
     /// Whether any rank's loss depends on other tensors than before.
     pub(crate) usage_changed: bool,
+    /// Whether any rank was asked to leave the others, because there are more.
+    pub(crate) leave: bool,
 }
 
 impl Head {
     pub(crate) fn write(self, to: &mut [f32]) {
         to[..HEAD_LEN].fill(0.0);
-        to[..3].copy_from_slice(&[self.loss, f32::from(self.stop), f32::from(self.usage_changed)]);
+        let flags = [self.stop, self.usage_changed, self.leave].map(f32::from);
+        to[0] = self.loss;
+        to[1..4].copy_from_slice(&flags);
     }
 
     /// What the sum over ranks says.
     pub(crate) fn read(from: &[f32]) -> Head {
-        Head { loss: from[0], stop: from[1] > 0.0, usage_changed: from[2] > 0.0 }
+        let [stop, usage_changed, leave] = [1, 2, 3].map(|at| from[at] > 0.0);
+        Head { loss: from[0], stop, usage_changed, leave }
     }
 }
 

@@ -5,8 +5,12 @@ use crate::bucket::{HEAD_LEN, Head, InFlight, buckets};
 use crate::environment::Environment;
 use crate::model::{DeviceGradient, Tensor};
 use crate::optimizer::squared_norm;
-use phalanx_collective::{ArenaBuffer, Communicator, Config, ReduceOp, Transport, TransportChoice};
+use crate::place::Place;
+use phalanx_collective::{
+    ArenaBuffer, Communicator, Config, Element, ReduceOp, Transport, TransportChoice,
+};
 use std::ops::Range;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Room in the arena beside the gradient, for alignment.
@@ -14,10 +18,23 @@ const ARENA_SLACK_BYTES: usize = 4096;
 /// How long a rank that has lost another one waits before it ends: the agent is to see first the death that started it.
 const MOURNING: Duration = Duration::from_millis(200);
 
+/// What all ranks must have in common.
+pub(crate) struct Common {
+    /// A hash of what they are to do.
+    pub(crate) run: String,
+    /// The hash of the checkpoint that the first of them start from. Those that come later copy what these have.
+    pub(crate) checkpoint: Option<blake3::Hash>,
+}
+
 /// This rank among the others.
 pub(crate) struct Gang {
     communicator: Communicator,
+    place: Place,
+    /// As its job counts it.
     rank: u32,
+    common: Common,
+    flight_dir: Option<PathBuf>,
+    transport: TransportChoice,
     /// The pieces in which gradients are reduced.
     buckets: Vec<Range<usize>>,
     /// Whether they are while the way back still computes.
@@ -25,35 +42,97 @@ pub(crate) struct Gang {
 }
 
 impl Gang {
-    /// Meets the others. Ranks whose `fingerprint` differs are refused. Without `overlap` it is as it pays; with `on_device`
-    /// gradients are reduced by NCCL on the GPUs that hold them.
+    /// Meets the others at `place`; where one of them is killed meanwhile, those that are left at the next one. Ranks whose
+    /// [`Common`] differs are refused. Without `overlap` buckets leave early where it pays; with `on_device` gradients are
+    /// reduced by NCCL on the GPUs that hold them. `None`: the training is over.
     pub(crate) fn meet(
         environment: &Environment,
-        fingerprint: String,
+        place: Place,
+        common: Common,
         tensors: &[Tensor],
         overlap: Option<bool>,
         on_device: bool,
-    ) -> Result<Gang, Error> {
-        let rank = environment.rank;
-        let buckets = buckets(tensors);
-        if environment.world == 1 {
-            return Ok(Gang { communicator: Communicator::solo(), rank, buckets, overlap: false });
-        }
-        let parameters = buckets.first().map_or(0, |last| last.end);
-        let config = Config {
-            epoch: environment.attempt,
-            master_addr: environment.master_addr.clone(),
-            master_port: environment.master_port,
-            fingerprint,
+    ) -> Result<Option<Gang>, Error> {
+        let mut gang = Gang {
+            communicator: Communicator::solo(),
+            place,
+            rank: environment.rank,
+            common,
             flight_dir: environment.scratch.clone(),
             transport: if on_device { TransportChoice::Nccl } else { TransportChoice::Auto },
-            arena_bytes: (parameters + HEAD_LEN) * size_of::<f32>() + ARENA_SLACK_BYTES,
-            ..Config::new(rank as usize, environment.world as usize)
+            buckets: buckets(tensors),
+            overlap: false,
         };
-        let communicator =
-            Communicator::connect(config).map_err(|source| Error::Collective { rank, source })?;
-        let overlap = overlap.unwrap_or_else(|| overlap_pays(&communicator));
-        Ok(Gang { communicator, rank, buckets, overlap })
+        let met = match gang.connect() {
+            Err(error) if gang.outlives(&error) => gang.meet_anew()?,
+            other => other.map(|()| true)?,
+        };
+        gang.overlap = gang.world() > 1 && overlap.unwrap_or_else(|| overlap_pays(&gang.communicator));
+        Ok(met.then_some(gang))
+    }
+
+    fn connect(&mut self) -> Result<(), Error> {
+        // Whoever still stands in the group before is not held up by this rank.
+        self.communicator = Communicator::solo();
+        if self.place.world == 1 {
+            return Ok(());
+        }
+        let parameters = self.buckets.first().map_or(0, |last| last.end);
+        let Common { run, checkpoint } = &self.common;
+        let start = checkpoint.filter(|_| self.place.is_first());
+        let config = Config {
+            fingerprint: format!("{run} {start:?}"),
+            flight_dir: self.flight_dir.clone(),
+            transport: self.transport,
+            arena_bytes: (parameters + HEAD_LEN) * size_of::<f32>() + ARENA_SLACK_BYTES,
+            ..self.place.config()
+        };
+        let met = Communicator::connect(config);
+        self.communicator = met.map_err(|source| Error::Collective { rank: self.rank, source })?;
+        Ok(())
+    }
+
+    /// Leaves the others and meets those that are left, or have come, at the next place. Buffers for gradients are to be
+    /// made anew. False: the training is over.
+    pub(crate) fn meet_anew(&mut self) -> Result<bool, Error> {
+        loop {
+            self.communicator = Communicator::solo();
+            if !self.place.move_on()? {
+                return Ok(false);
+            }
+            match self.connect() {
+                Err(error) if self.outlives(&error) => {}
+                other => return other.map(|()| true),
+            }
+        }
+    }
+
+    /// Whether the others go on with this rank though this has happened: one of them was killed, in an elastic gang.
+    pub(crate) fn outlives(&self, error: &Error) -> bool {
+        use phalanx_collective::AbortReason::Mismatch;
+        use phalanx_collective::Error::{Aborted, PeerLost, RendezvousTimeout, Timeout};
+        let Error::Collective { source, .. } = error else { return false };
+        self.place.is_elastic()
+            && match source {
+                Aborted { reason, .. } => *reason != Mismatch,
+                source => matches!(source, PeerLost { .. } | RendezvousTimeout { .. } | Timeout { .. }),
+            }
+    }
+
+    /// Whether nobody has been lost or has come since the training began.
+    pub(crate) fn is_first(&self) -> bool {
+        self.place.is_first()
+    }
+
+    /// Whether this rank has been asked to leave the others after a step.
+    pub(crate) fn is_over(&self) -> bool {
+        self.place.is_over()
+    }
+
+    /// Copies `values` of one rank to all.
+    pub(crate) fn broadcast<T: Element>(&mut self, values: &mut [T], from: usize) -> Result<(), Error> {
+        let sent = self.communicator.broadcast(values, from);
+        sent.map_err(|source| self.fail(source))
     }
 
     pub(crate) fn rank(&self) -> u64 {
@@ -174,13 +253,14 @@ impl Gang {
     }
 
     /// Waits for all, so that nobody leaves while another still needs it.
-    pub(crate) fn part(mut self) -> Result<(), Error> {
+    pub(crate) fn part(&mut self) -> Result<(), Error> {
         let parted = self.communicator.barrier();
         parted.map_err(|source| self.fail(source))
     }
 
     pub(crate) fn fail(&self, source: phalanx_collective::Error) -> Error {
-        if matches!(source, phalanx_collective::Error::PeerLost { .. }) {
+        let lost = matches!(source, phalanx_collective::Error::PeerLost { .. });
+        if lost && !self.place.is_elastic() {
             std::thread::sleep(MOURNING);
         }
         Error::Collective { rank: self.rank, source }

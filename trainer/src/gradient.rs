@@ -32,6 +32,12 @@ pub(crate) struct Worker {
     levels: Vec<Vec<f32>>,
 }
 
+/// How many ranks share the logical shards out: those before the largest power of two, where a gang is odd because one of
+/// it was killed. What the others add is zero, which changes no bit of the sum.
+fn sharing(world: u64) -> u64 {
+    1 << world.min(u64::from(LOGICAL_SHARDS)).ilog2()
+}
+
 /// What computing a gradient takes from the run.
 pub(crate) struct Task<'a> {
     pub(crate) model: &'a mut dyn Model,
@@ -54,11 +60,11 @@ impl Gradient for Unfinished<'_> {
 }
 
 impl Worker {
-    /// Rank `rank` of `world`; with shards, `world` must divide their number.
+    /// Rank `rank` of `world`. Shards are shared by the first ranks, as many as the largest power of two that there are.
     pub(crate) fn new(rank: u64, world: u64, cut: Cut, parameters: usize, seed: u64) -> Worker {
         let levels = match cut {
             Cut::Rounds(_) => 0,
-            Cut::Shards => (u64::from(LOGICAL_SHARDS) / world).ilog2() as usize,
+            Cut::Shards => (u64::from(LOGICAL_SHARDS) / sharing(world)).ilog2() as usize,
         };
         let levels = vec![vec![0.0; parameters]; levels];
         Worker {
@@ -94,7 +100,12 @@ impl Worker {
                 Ok((loss * f64::from(scale)) as f32)
             }
             Cut::Shards => {
-                let share = u64::from(LOGICAL_SHARDS) / self.world;
+                let sharing = sharing(self.world);
+                if self.rank >= sharing {
+                    out.open().fill(0.0);
+                    return Ok(0.0);
+                }
+                let share = u64::from(LOGICAL_SHARDS) / sharing;
                 let mut levels = std::mem::take(&mut self.levels);
                 let shards = self.rank * share..(self.rank + 1) * share;
                 let loss = self.fold(&mut task, shards, &places, scale, out.open(), &mut levels)?;

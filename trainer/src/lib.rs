@@ -32,6 +32,7 @@ mod gradient;
 mod layer;
 mod model;
 mod optimizer;
+mod place;
 mod progress;
 mod random;
 mod report;

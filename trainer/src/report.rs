@@ -1,7 +1,7 @@
 //! The way to the agent: lines of JSON over `$PHALANX_SOCKET`, answered one by one.
 
 use crate::Error;
-use phalanx_core::report::{Answer, Checkpoint, Metric, Report, Request};
+use phalanx_core::report::{Answer, Checkpoint, Meet, Metric, Place, Report, Request};
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 const REPORT_DEADLINE: Duration = Duration::from_secs(120);
 /// How long an agent may take to make a checkpoint durable.
 const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(600);
+/// How long the others may take to leave a group that is over: the step under way, and what follows it.
+const MEET_DEADLINE: Duration = Duration::from_secs(600);
 /// Pauses between attempts to reach it: doubling from the first to the second.
 const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
 /// Reports that may wait for their answers while training goes on.
@@ -33,8 +35,7 @@ impl Line {
     }
 
     /// Sends one request and waits for its answer, repeating it over new connections until `deadline` has passed.
-    /// Returns whether to stop.
-    fn exchange(&mut self, request: &Request, deadline: Duration) -> Result<bool, Error> {
+    fn exchange(&mut self, request: &Request, deadline: Duration) -> Result<Taken, Error> {
         let started = Instant::now();
         let mut line = serde_json::to_vec(request).map_err(|error| self.fail(error.to_string()))?;
         line.push(b'\n');
@@ -42,7 +43,7 @@ impl Line {
         loop {
             let left = deadline.saturating_sub(started.elapsed()).max(Duration::from_millis(1));
             match self.attempt(&line, left) {
-                Ok(Answer::Taken { stop, .. }) => return Ok(stop),
+                Ok(Answer::Taken { stop, group, .. }) => return Ok(Taken { stop, group }),
                 Ok(Answer::Refused { error }) => return Err(self.fail(format!("refused a line: {error}"))),
                 Err(error) if started.elapsed() + pause >= deadline => {
                     return Err(self.fail(format!("has not answered for {} s: {error}", deadline.as_secs())));
@@ -80,7 +81,35 @@ impl Line {
 /// Hands the checkpoint folder `path` over to be moved away; it is durable when this returns.
 pub(crate) fn hand_over(socket: &Path, step: u64, path: &Path) -> Result<(), Error> {
     let request = Request::Checkpoint(Checkpoint { step, path: path.to_owned(), moves: true });
-    Line::new(socket.to_owned()).exchange(&request, CHECKPOINT_DEADLINE).map(|_stop| ())
+    Line::new(socket.to_owned()).exchange(&request, CHECKPOINT_DEADLINE).map(|_taken| ())
+}
+
+/// What an agent says to a line that it takes.
+struct Taken {
+    stop: bool,
+    group: Option<Place>,
+}
+
+/// What an agent says to a rank that wants to meet the others.
+pub(crate) enum Met {
+    /// They stand as its environment says.
+    Fixed,
+    /// Where it stands, and the way on which it hears that it is to stand elsewhere.
+    Stands(Place, BufReader<UnixStream>),
+    /// There is nobody to train with any more.
+    Over,
+}
+
+/// Asks the agent at `socket` whom this rank, which has left the group `epoch` (0: none), is to train with; the others
+/// would find it at `port`.
+pub(crate) fn meet(socket: &Path, epoch: u32, port: u16) -> Result<Met, Error> {
+    let mut line = Line::new(socket.to_owned());
+    let Taken { stop, group } = line.exchange(&Request::Meet(Meet { epoch, port }), MEET_DEADLINE)?;
+    Ok(match (group, line.stream) {
+        (Some(place), Some(stream)) => Met::Stands(place, stream),
+        _ if stop => Met::Over,
+        _ => Met::Fixed,
+    })
 }
 
 enum Message {
@@ -157,7 +186,7 @@ fn deliver(mut line: Line, messages: &Receiver<Message>, stop: &AtomicBool) -> R
     for message in messages {
         match message {
             Message::Report(request) => {
-                if line.exchange(&request, REPORT_DEADLINE)? {
+                if line.exchange(&request, REPORT_DEADLINE)?.stop {
                     stop.store(true, Ordering::Relaxed);
                 }
             }

@@ -6,10 +6,11 @@ use crate::checkpoint::{self, Destination, Loaded, State, Writer};
 use crate::data::Dataset;
 use crate::environment::Environment;
 use crate::evaluate::{Judgement, judge};
-use crate::gang::Gang;
+use crate::gang::{Common, Gang};
 use crate::gradient::{Cut, Task, Worker};
 use crate::model::{self, Model};
 use crate::optimizer::{self, Optimizer, Step};
+use crate::place::Place;
 use crate::progress;
 use crate::report::Reporter;
 use crate::sampler::{Position, Sampler};
@@ -45,7 +46,7 @@ pub fn run(spec: &WorkerSpec, environment: &Environment) -> Result<Outcome, Erro
     on_threads(spec, environment, || {
         let data = read(spec, environment)?;
         let (name, model) = model::build(&spec.train, &data)?;
-        Run::start(spec, environment, data, name, model)?.finish()
+        train(spec, environment, data, name, model)
     })
 }
 
@@ -63,7 +64,7 @@ pub fn run_model(
         let data = read(spec, environment)?;
         let model = build(&data, spec.train.seed)?;
         let name = name_of(&*model);
-        Run::start(spec, environment, data, name, model)?.finish()
+        train(spec, environment, data, name, model)
     })
 }
 
@@ -80,8 +81,21 @@ pub fn run_on(
     on_threads(spec, environment, || {
         let model = build(&data, spec.train.seed)?;
         let name = name_of(&*model);
-        Run::start(spec, environment, data, name, model)?.finish()
+        train(spec, environment, data, name, model)
     })
+}
+
+fn train(
+    spec: &WorkerSpec,
+    environment: &Environment,
+    data: Dataset,
+    model_name: String,
+    model: Box<dyn Model>,
+) -> Result<Outcome, Error> {
+    match Run::start(spec, environment, data, model_name, model)? {
+        Some(run) => run.finish(),
+        None => Ok(Outcome { steps: 0, stopped: true, loss: None, judgement: None, test: None }),
+    }
 }
 
 /// Runs `train` in a pool of the run's own threads, which matrix products and layers use.
@@ -113,6 +127,7 @@ fn name_of(model: &dyn Model) -> String {
 
 pub(crate) struct Run<'a> {
     spec: &'a WorkerSpec,
+    environment: &'a Environment,
     pub(crate) train: &'a TrainSpec,
     pub(crate) data: Dataset,
     pub(crate) model_name: String,
@@ -122,6 +137,15 @@ pub(crate) struct Run<'a> {
     sampler: Sampler,
     pub(crate) position: Position,
     pub(crate) total_steps: u64,
+    /// What follows the last step is done: judging, telling, keeping.
+    settled: bool,
+    /// Some rank was asked to stop.
+    stop: bool,
+    /// The ranks have agreed to leave one another after the last step, because there are more.
+    leave: bool,
+    /// Parameters, optimizer and position are those of the gang. Not so in a rank that has come later, until it has copied
+    /// them.
+    has_state: bool,
     worker: Worker,
     gradient: ArenaBuffer<f32>,
     pub(crate) gang: Gang,
@@ -142,13 +166,14 @@ pub(crate) struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
+    /// `None`: the training was over before this rank came to it.
     fn start(
         spec: &'a WorkerSpec,
-        environment: &Environment,
+        environment: &'a Environment,
         data: Dataset,
         model_name: String,
         mut model: Box<dyn Model>,
-    ) -> Result<Run<'a>, Error> {
+    ) -> Result<Option<Run<'a>>, Error> {
         let train = &spec.train;
         check(train, &data, &*model, environment)?;
         let tensors = model.tensors().to_vec();
@@ -160,8 +185,12 @@ impl<'a> Run<'a> {
         let mut optimizer = Optimizer::new(train.optimizer, train.ema, &train.no_decay, &tensors, &own);
         optimizer.begin_average(model.parameters());
         let data_hash = data.fingerprint()?.to_hex().to_string();
-        let loaded = environment.checkpoint.as_deref().map(Loaded::read_or_earlier).transpose()?;
-        let fingerprint = fingerprint(spec, &data_hash, &*model, loaded.as_ref());
+        // A rank that keeps a part of the optimizer's state to itself takes it along when it is killed.
+        let Some(place) = Place::first(environment, !train.shard_optimizer)? else { return Ok(None) };
+        let has_state = place.is_first();
+        let checkpoint = environment.checkpoint.as_deref().filter(|_| has_state);
+        let loaded = checkpoint.map(Loaded::read_or_earlier).transpose()?;
+        let fingerprint = fingerprint(spec, &data_hash, &*model);
         let sampler = Sampler::new(data.training.len() as u64, u64::from(train.batch_size), train.seed);
         let mut position = Position::default();
         let first = state(train, &data, &model_name, &data_hash, position, None);
@@ -170,22 +199,24 @@ impl<'a> Run<'a> {
             loaded.restore(&tensors, model.parameters_mut(), &mut optimizer)?;
             position = loaded.state.position;
         }
+        let common = Common { run: fingerprint, checkpoint: loaded.as_ref().map(|loaded| loaded.hash) };
         // NCCL sums in an order of its own, and shards have theirs.
         let on_device = !train.logical_shards && model.device_gradient().is_some();
-        let gang = Gang::meet(environment, fingerprint, &tensors, train.overlap, on_device)?;
-        let cut = if train.logical_shards { Cut::Shards } else { Cut::Rounds(u64::from(train.accumulate)) };
-        let leads = environment.rank == 0;
-        let checkpoints = destination(spec, environment)
-            .filter(|_| leads)
-            .map(|to| Writer::new(to, &tensors, first, &optimizer.slots()));
-        Ok(Run {
+        let gang = Gang::meet(environment, place, common, &tensors, train.overlap, on_device)?;
+        let Some(gang) = gang else { return Ok(None) };
+        let mut run = Run {
             spec,
+            environment,
             train,
             total_steps: match train.duration {
                 TrainDuration::Epochs(epochs) => epochs.saturating_mul(sampler.steps_per_epoch()),
                 TrainDuration::Steps(steps) => steps,
             },
-            worker: Worker::new(gang.rank(), gang.world(), cut, parameters, train.seed),
+            settled: true,
+            stop: false,
+            leave: false,
+            has_state,
+            worker: worker(train, &gang, parameters),
             gradient: gang.gradient_buffer(parameters)?,
             gang,
             data,
@@ -195,8 +226,8 @@ impl<'a> Run<'a> {
             optimizer,
             sampler,
             position,
-            reporter: Reporter::new(environment.socket.clone().filter(|_| leads)),
-            checkpoints,
+            reporter: Reporter::new(None),
+            checkpoints: None,
             restored: loaded.map(|loaded| loaded.state.position.step),
             terminated: Terminated::on_sigterm()?,
             loss: None,
@@ -205,51 +236,161 @@ impl<'a> Run<'a> {
             average: Vec::new(),
             measured: (Instant::now(), 0),
             printed: position.step,
-        })
+        };
+        // Restored after the last step: what is left is to say how good the model is.
+        run.settled = !run.done();
+        run.lead(first);
+        Ok(Some(run))
+    }
+
+    /// The first of the ranks speaks for all: it reports, and keeps the checkpoints, which continue a run that `first`
+    /// describes. It stays the first for as long as it lives.
+    fn lead(&mut self, first: State) {
+        if self.gang.rank() > 0 || self.checkpoints.is_some() {
+            return;
+        }
+        self.reporter = Reporter::new(self.environment.socket.clone());
+        let tensors = self.model.tensors();
+        self.checkpoints = destination(self.spec, self.environment)
+            .map(|to| Writer::new(to, tensors, first, &self.optimizer.slots()));
     }
 
     fn finish(mut self) -> Result<Outcome, Error> {
-        progress::announce(&self);
-        match self.train() {
-            Ok(stopped) => self.end(stopped),
-            Err(error) => {
-                // What was measured before it is worth having; the error at hand says more than one from here.
-                let _ = self.reporter.flush();
-                Err(error)
+        if self.gang.is_first() {
+            progress::announce(&self);
+        } else if !self.agree_in_time()? {
+            return Ok(self.outcome(true));
+        }
+        loop {
+            match self.go_on() {
+                Ok(Some(outcome)) => return Ok(outcome),
+                Ok(None) => {}
+                Err(error) if self.gang.outlives(&error) => {}
+                Err(error) => {
+                    // What was measured before it is worth having; the error at hand says more than one from here.
+                    let _ = self.reporter.flush();
+                    return Err(error);
+                }
+            }
+            if !self.regroup()? {
+                return Ok(self.outcome(true));
             }
         }
     }
 
-    /// Steps until the end or until asked to stop; the answer is whether it was asked.
-    fn train(&mut self) -> Result<bool, Error> {
+    /// Trains on with those that are left of the others, or have come to them. False: there is nothing left to do.
+    fn regroup(&mut self) -> Result<bool, Error> {
+        loop {
+            if !self.gang.meet_anew()? {
+                return Ok(false);
+            }
+            let parameters = self.model.parameters().len();
+            self.worker = worker(self.train, &self.gang, parameters);
+            self.gradient = self.gang.gradient_buffer(parameters)?;
+            match self.agree() {
+                Err(error) if self.gang.outlives(&error) => {}
+                other => return other.map(|()| true),
+            }
+        }
+    }
+
+    /// Agrees with the group as it stands, else with those after it. False: there is nothing left to do.
+    fn agree_in_time(&mut self) -> Result<bool, Error> {
+        match self.agree() {
+            Err(error) if self.gang.outlives(&error) => self.regroup(),
+            other => other.map(|()| true),
+        }
+    }
+
+    /// Finds out who has come furthest, which all others copy: one that has just come, and one that another left in the
+    /// step that the first has done. All that made a step have the same bits after it, so the step counts.
+    fn agree(&mut self) -> Result<(), Error> {
+        let (rank, world) = (self.gang.rank() as usize, self.gang.world() as usize);
+        let mut words = vec![[0.0; 3]; world];
+        if self.has_state {
+            let flags = [self.settled, self.stop].map(|flag| f64::from(u8::from(flag)));
+            words[rank] = [(self.position.step + 1) as f64, flags[0], flags[1]];
+        }
+        self.gang.sum(words.as_flattened_mut())?;
+        let furthest = words.iter().map(|[step, ..]| *step).fold(0.0, f64::max);
+        let Some(source) = words.iter().position(|[step, ..]| *step == furthest).filter(|_| furthest > 0.0)
+        else {
+            let reason = "every rank that knew how far the training had come was killed; it goes on from its checkpoint";
+            return Err(Error::Configuration(reason.to_owned()));
+        };
+        let same = words.iter().all(|[step, ..]| *step == furthest);
+        if !same {
+            self.copy(source, words[rank][0] < furthest)?;
+        }
+        self.settled = same && words.iter().all(|[_, settled, _]| *settled > 0.0);
+        self.stop = words.iter().any(|[_, _, stop]| *stop > 0.0);
+        self.leave = false;
+        let first = state(self.train, &self.data, &self.model_name, &self.data_hash, self.position, None);
+        self.lead(first);
+        Ok(())
+    }
+
+    /// All take over what rank `source` has; one that `lacks` it has nothing of worth until it has all.
+    fn copy(&mut self, source: usize, lacks: bool) -> Result<(), Error> {
+        self.has_state &= !lacks;
+        let Position { step, epoch, index } = self.position;
+        let mut position = [step, epoch, index].map(|count| count as i64);
+        self.gang.broadcast(&mut position, source)?;
+        let mut loss = [self.loss.unwrap_or(f64::NAN)];
+        self.gang.broadcast(&mut loss, source)?;
+        self.gang.broadcast(self.model.parameters_mut(), source)?;
+        let mut values = vec![0.0; self.model.parameters().len()];
+        for slot in 0..self.optimizer.slots().len() {
+            self.optimizer.spread(slot, &mut values);
+            self.gang.broadcast(&mut values, source)?;
+            self.optimizer.take(slot, &values);
+        }
+        let [step, epoch, index] = position.map(i64::cast_unsigned);
+        self.position = Position { step, epoch, index };
+        self.loss = Some(loss[0]).filter(|loss| !loss.is_nan());
+        self.has_state = true;
+        Ok(())
+    }
+
+    /// Trains and ends; `None` where the ranks have agreed to leave one another before the end.
+    fn go_on(&mut self) -> Result<Option<Outcome>, Error> {
         self.measured.0 = Instant::now();
-        if self.done() {
-            // Restored after the last step: what is left is to say how good the model is.
-            self.judge(true)?;
-            progress::report(self, true)?;
+        loop {
+            if !self.settled {
+                self.settle()?;
+            }
+            if self.done() || self.stop {
+                let stopped = !self.done();
+                self.end(stopped)?;
+                return Ok(Some(self.outcome(stopped)));
+            }
+            if self.leave {
+                return Ok(None);
+            }
+            self.step()?;
         }
-        while !self.done() {
-            let mut stop = self.step()?;
-            let epoch_ended = self.position.index == 0;
-            let judged = self.done() || self.train.eval_every.map_or(epoch_ended, |every| self.at(every));
-            if judged {
-                self.judge(self.done())?;
-            }
-            progress::report(self, judged)?;
-            if judged {
-                // What the tuner says to this score holds from this very step on, on every rank.
-                self.reporter.flush()?;
-                stop |= self.gang.any(self.reporter.stop())?;
-            }
-            let due = self.spec.checkpoint.every_steps.map_or(epoch_ended, |every| self.at(every));
-            if due || stop || self.done() {
-                self.checkpoint()?;
-            }
-            if stop && !self.done() {
-                return Ok(true);
-            }
+    }
+
+    /// What follows a step. It may be done again, where a rank is lost in it.
+    fn settle(&mut self) -> Result<(), Error> {
+        let epoch_ended = self.position.index == 0;
+        let judged = self.done() || self.train.eval_every.map_or(epoch_ended, |every| self.at(every));
+        if judged {
+            self.judge(self.done())?;
         }
-        Ok(false)
+        progress::report(self, judged)?;
+        if judged {
+            // What the tuner says to this score holds from this very step on, on every rank.
+            self.reporter.flush()?;
+            self.stop |= self.gang.any(self.reporter.stop())?;
+        }
+        let due = self.spec.checkpoint.every_steps.map_or(epoch_ended, |every| self.at(every));
+        // One that was restored after the last step has nothing new to keep.
+        if (due || self.stop || self.done()) && self.loss.is_some() {
+            self.checkpoint()?;
+        }
+        self.settled = true;
+        Ok(())
     }
 
     pub(crate) fn done(&self) -> bool {
@@ -273,10 +414,11 @@ impl<'a> Run<'a> {
             data: &self.data,
             position: self.position,
         };
+        let leave = self.gang.is_over();
         let mut flight = self.gang.flight(&mut self.gradient, !sharded);
         let loss = self.worker.compute(task, &mut flight)?;
         let stop = self.terminated.is_raised() || self.reporter.stop();
-        Head { loss, stop, usage_changed: self.worker.usage.changed() }.write(flight.head());
+        Head { loss, stop, usage_changed: self.worker.usage.changed(), leave }.write(flight.head());
         let landed = flight.land();
         let mut landed = landed.map_err(|source| self.gang.fail(source))?;
         if self.gang.on_device()
@@ -297,8 +439,8 @@ impl<'a> Run<'a> {
         self.train.shard_optimizer && self.gang.world() > 1
     }
 
-    /// One optimizer step; the answer is whether any rank was asked to stop.
-    fn step(&mut self) -> Result<bool, Error> {
+    /// One optimizer step.
+    fn step(&mut self) -> Result<(), Error> {
         let sharded = self.sharded();
         let (head, squared_norm) = self.gradient()?;
         if head.usage_changed {
@@ -321,7 +463,9 @@ impl<'a> Run<'a> {
         self.measured.1 += places.end - places.start;
         self.position = self.sampler.advance(self.position);
         self.loss = Some(f64::from(head.loss));
-        Ok(head.stop)
+        (self.settled, self.leave) = (false, head.leave);
+        self.stop |= head.stop;
+        Ok(())
     }
 
     /// The learning rate of the last step.
@@ -333,18 +477,17 @@ impl<'a> Run<'a> {
     /// Judges the model on the validation part, and at the end on the test part: with the average of its parameters,
     /// where that is kept.
     fn judge(&mut self, at_end: bool) -> Result<(), Error> {
-        self.use_average()?;
-        let Run { gang, model, data, .. } = self;
-        self.judgement = judge(gang, &mut **model, data, &data.validation)?;
-        if at_end {
-            self.test = judge(gang, &mut **model, data, &data.test)?;
-        }
-        self.swap_average();
-        Ok(())
+        self.with_average(|Run { gang, model, data, judgement, test, .. }| {
+            *judgement = judge(gang, &mut **model, data, &data.validation)?;
+            if at_end {
+                *test = judge(gang, &mut **model, data, &data.test)?;
+            }
+            Ok(())
+        })
     }
 
-    /// Puts the average of the parameters in their place; [`Self::swap_average`] undoes it.
-    fn use_average(&mut self) -> Result<(), Error> {
+    /// Does something with the average of the parameters in their place, where that is kept.
+    fn with_average(&mut self, act: impl FnOnce(&mut Self) -> Result<(), Error>) -> Result<(), Error> {
         if self.train.ema.is_some() {
             self.average.resize(self.model.parameters().len(), 0.0);
             let slot = self.optimizer.slots().len() - 1;
@@ -354,7 +497,9 @@ impl<'a> Run<'a> {
             }
         }
         self.swap_average();
-        Ok(())
+        let result = act(self);
+        self.swap_average();
+        result
     }
 
     fn swap_average(&mut self) {
@@ -417,7 +562,7 @@ impl<'a> Run<'a> {
         state(self.train, &self.data, &self.model_name, &self.data_hash, self.position, score)
     }
 
-    fn end(mut self, stopped: bool) -> Result<Outcome, Error> {
+    fn end(&mut self, stopped: bool) -> Result<(), Error> {
         self.reporter.flush()?;
         let written = self.checkpoints.as_mut().map_or(Ok(true), Writer::finish)?;
         if !written {
@@ -427,20 +572,29 @@ impl<'a> Run<'a> {
         if let Some(path) = export.map(|path| self.spec.base_dir.join(path)) {
             self.export(&path)?;
         }
-        progress::end(&self, stopped);
-        let Run { gang, position, loss, judgement, test, .. } = self;
-        gang.part()?;
-        Ok(Outcome { steps: position.step, stopped, loss, judgement, test })
+        progress::end(self, stopped);
+        self.gang.part()
+    }
+
+    fn outcome(&mut self, stopped: bool) -> Outcome {
+        let (judgement, test) = (self.judgement.take(), self.test.take());
+        Outcome { steps: self.position.step, stopped, loss: self.loss, judgement, test }
     }
 
     fn export(&mut self, path: &Path) -> Result<(), Error> {
-        self.use_average()?;
-        if self.gang.rank() == 0 {
-            checkpoint::export(path, &self.state(), self.model.tensors(), self.model.parameters())?;
-        }
-        self.swap_average();
-        Ok(())
+        self.with_average(|run| {
+            if run.gang.rank() > 0 {
+                return Ok(());
+            }
+            checkpoint::export(path, &run.state(), run.model.tensors(), run.model.parameters())
+        })
     }
+}
+
+/// This rank's part of each batch.
+fn worker(train: &TrainSpec, gang: &Gang, parameters: usize) -> Worker {
+    let cut = if train.logical_shards { Cut::Shards } else { Cut::Rounds(u64::from(train.accumulate)) };
+    Worker::new(gang.rank(), gang.world(), cut, parameters, train.seed)
 }
 
 /// A flag that SIGTERM raises, for as long as this lives.
@@ -508,7 +662,7 @@ fn check(
 }
 
 /// What all ranks must have in common: the run, the data, and the order of the parameters.
-fn fingerprint(spec: &WorkerSpec, data_hash: &str, model: &dyn Model, loaded: Option<&Loaded>) -> String {
+fn fingerprint(spec: &WorkerSpec, data_hash: &str, model: &dyn Model) -> String {
     let mut hasher = blake3::Hasher::new();
     // Folders may differ between hosts; what was read from them may not.
     let common = (&spec.train, &spec.checkpoint, env!("CARGO_PKG_VERSION"));
@@ -518,9 +672,6 @@ fn fingerprint(spec: &WorkerSpec, data_hash: &str, model: &dyn Model, loaded: Op
     hasher.update(data_hash.as_bytes());
     for tensor in model.tensors() {
         hasher.update(format!("{} {:?} {:?};", tensor.name, tensor.shape, tensor.range).as_bytes());
-    }
-    if let Some(loaded) = loaded {
-        hasher.update(loaded.hash.as_bytes());
     }
     hasher.finalize().to_hex().to_string()
 }

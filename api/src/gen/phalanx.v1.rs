@@ -74,7 +74,7 @@ pub struct AgentEvent {
     #[prost(uint64, tag = "3")]
     pub time_us: u64,
     /// Exactly one.
-    #[prost(oneof = "agent_event::Event", tags = "4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "agent_event::Event", tags = "4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
     pub event: ::core::option::Option<agent_event::Event>,
 }
 /// Nested message and enum types in `AgentEvent`.
@@ -109,6 +109,9 @@ pub mod agent_event {
         /// What the node's ranks were doing when the attempt ended.
         #[prost(message, tag = "12")]
         Flight(super::FlightRecord),
+        /// A rank wants to stand in a group with the others.
+        #[prost(message, tag = "13")]
+        RankMeets(super::RankMeets),
     }
 }
 /// The attempt's place on this node is kept for it.
@@ -134,6 +137,9 @@ pub struct RankStarted {
     /// Its process on the node.
     #[prost(uint32, tag = "2")]
     pub pid: u32,
+    /// How often it has been started before, in this attempt.
+    #[prost(uint32, tag = "3")]
+    pub life: u32,
 }
 /// A rank's process ended.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -153,6 +159,25 @@ pub struct RankExited {
     /// The command could not be started at all.
     #[prost(bool, tag = "5")]
     pub not_started: bool,
+    /// How often it had been started before, in this attempt.
+    #[prost(uint32, tag = "6")]
+    pub life: u32,
+}
+/// A rank wants to stand in a group with the others: at its start, or because its group has lost one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RankMeets {
+    /// The rank.
+    #[prost(uint32, tag = "1")]
+    pub rank: u32,
+    /// How often it had been started before, in this attempt.
+    #[prost(uint32, tag = "2")]
+    pub life: u32,
+    /// The group that it has left; 0 for none.
+    #[prost(uint32, tag = "3")]
+    pub epoch: u32,
+    /// The port at which the others would find it.
+    #[prost(uint32, tag = "4")]
+    pub port: u32,
 }
 /// No process of the attempt is left on this node.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -223,7 +248,10 @@ pub struct CheckpointTaken {
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ServiceMessage {
     /// Exactly one.
-    #[prost(oneof = "service_message::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(
+        oneof = "service_message::Message",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11"
+    )]
     pub message: ::core::option::Option<service_message::Message>,
 }
 /// Nested message and enum types in `ServiceMessage`.
@@ -258,6 +286,12 @@ pub mod service_message {
         /// Answer a trial's reports.
         #[prost(message, tag = "9")]
         Judged(super::Judged),
+        /// Start a rank again that was killed, in an attempt that goes on.
+        #[prost(message, tag = "10")]
+        Restart(super::Restart),
+        /// Tell ranks who trains with whom.
+        #[prost(message, tag = "11")]
+        Group(super::Group),
     }
 }
 /// The service took the agent in.
@@ -329,6 +363,29 @@ pub struct Judged {
     /// The step.
     #[prost(uint64, tag = "2")]
     pub step: u64,
+}
+/// Start a rank again that was killed, in an attempt that goes on.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Restart {
+    /// The attempt, as `j12.1`.
+    #[prost(string, tag = "1")]
+    pub attempt: ::prost::alloc::string::String,
+    /// The rank.
+    #[prost(uint32, tag = "2")]
+    pub rank: u32,
+    /// How often it has been started before.
+    #[prost(uint32, tag = "3")]
+    pub life: u32,
+}
+/// Tell ranks who trains with whom.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Group {
+    /// The attempt, as `j12.1`.
+    #[prost(string, tag = "1")]
+    pub attempt: ::prost::alloc::string::String,
+    /// Who, as JSON of the runtime's `Group`.
+    #[prost(string, tag = "2")]
+    pub group_json: ::prost::alloc::string::String,
 }
 /// Forget a checkpoint.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

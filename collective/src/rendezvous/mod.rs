@@ -2,6 +2,7 @@
 
 mod desk;
 mod guest;
+mod held;
 pub(crate) mod host;
 pub(crate) mod wire;
 
@@ -23,6 +24,7 @@ use crate::recorder::{LogRef, now_ns};
 use crate::shm::{Layout, Offer, Segment, Shm, ShmFault, fetch};
 use crate::tcp::{Tcp, mesh};
 pub(crate) use desk::is_gone;
+pub use held::HeldPort;
 use wire::{Hello, Welcome};
 
 /// How long the whole may take.

@@ -126,6 +126,7 @@ mod tests {
             checkpoint: Some("/data/c".into()),
             trial: None,
             params: None,
+            elastic: false,
             ranks: vec![rank(2), rank(3)],
         }
     }

@@ -44,6 +44,8 @@ pub(super) struct Plan {
     pub(super) memory_groups: Option<Groups>,
     /// Between SIGTERM and SIGKILL when nobody says otherwise.
     pub(super) grace: Duration,
+    /// A rank that is killed may be started again, even if no other is left here.
+    pub(super) elastic: bool,
     /// Memory of each rank in bytes; 0 for no limit.
     pub(super) memory_bytes: u64,
     /// Where they run.
@@ -108,6 +110,8 @@ pub(super) enum FromGuard {
 pub(super) enum ToGuard {
     /// Run an attempt; the file of its plan comes along. Said only to a guard that has none.
     Run,
+    /// Start a rank again that was killed.
+    Restart { rank: Rank },
     /// SIGTERM to all now, SIGKILL after the grace; a repetition only brings the end forward.
     End { grace: Duration },
 }
@@ -175,7 +179,7 @@ fn next_plan(socket: &OwnedFd) -> io::Result<Option<Plan>> {
                 return Ok(Some(serde_json::from_slice(&plan)?));
             }
             // For the attempt before, whose end has crossed it.
-            (ToGuard::End { .. }, _) => {}
+            (ToGuard::End { .. } | ToGuard::Restart { .. }, _) => {}
             (ToGuard::Run, None) => return Err(io::Error::other("a plan has come without its file")),
         }
     }

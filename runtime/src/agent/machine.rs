@@ -4,9 +4,10 @@
 //! every command is idempotent whatever is lost, repeated or delayed, and a simulator drives the same machine.
 
 use crate::launch::Launch;
-use crate::protocol::{Command, Happening, RankExit};
+use crate::protocol::{Command, Group, Happening, RankExit};
 use phalanx_core::Rank;
 use phalanx_core::id::AttemptId;
+use phalanx_core::job::Member;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -39,7 +40,7 @@ pub enum Input {
     Exited {
         /// The attempt.
         attempt: AttemptId,
-        /// How; the machine fills in whether it was asked to.
+        /// How; the machine fills in whether it was asked to, and in which life.
         exit: RankExit,
     },
     /// The ranks could not be started by no fault of the job. Nothing runs.
@@ -81,6 +82,20 @@ pub enum Output {
         /// How long they have.
         grace: Duration,
     },
+    /// Start a rank again, in its place.
+    Restart {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The rank, and how often it has been started before.
+        who: Member,
+    },
+    /// Answer the ranks that have asked to meet others.
+    Group {
+        /// The attempt.
+        attempt: AttemptId,
+        /// The latest group.
+        group: Group,
+    },
     /// Answer what rank 0 has reported up to a step.
     Judged {
         /// The attempt.
@@ -119,6 +134,14 @@ struct Launched {
     stop: Stop,
     started: BTreeSet<Rank>,
     exited: BTreeSet<Rank>,
+    /// Ranks that have been started again, and how often.
+    lives: BTreeMap<Rank, u32>,
+}
+
+impl Launched {
+    fn life(&self, rank: Rank) -> u32 {
+        self.lives.get(&rank).copied().unwrap_or(0)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -182,12 +205,18 @@ impl AgentMachine {
             Input::Command(Command::Judged { attempt, step }) => {
                 self.launched(attempt).map(|_| Output::Judged { attempt, step }).into_iter().collect()
             }
+            Input::Command(Command::Restart { attempt, who }) => self.restart(attempt, who),
+            Input::Command(Command::Group { attempt, group }) => {
+                let output = |_: &mut Launched| Output::Group { attempt, group };
+                self.launched(attempt).map(output).into_iter().collect()
+            }
             Input::Command(Command::DropCheckpoint { path }) => vec![Output::DropCheckpoint(path)],
             Input::Port { attempt, port } => self.port(attempt, port),
             Input::Started { attempt, rank, pid } => {
-                let news = self.launched(attempt).is_some_and(|launched| launched.started.insert(rank));
-                let started = Output::Say(attempt, Happening::RankStarted { rank, pid });
-                if news { vec![started] } else { Vec::new() }
+                let Some(launched) = self.launched(attempt) else { return Vec::new() };
+                let life = launched.life(rank);
+                let started = Output::Say(attempt, Happening::RankStarted { rank, pid, life });
+                if launched.started.insert(rank) { vec![started] } else { Vec::new() }
             }
             Input::Exited { attempt, exit } => self.exited(attempt, exit),
             Input::LaunchFailed { attempt, message } => {
@@ -275,6 +304,7 @@ impl AgentMachine {
                     stop: Stop::No,
                     started: BTreeSet::new(),
                     exited: BTreeSet::new(),
+                    lives: BTreeMap::new(),
                 };
                 self.attempts.insert(attempt, Phase::Launched(launched));
                 vec![Output::Launch(launch)]
@@ -305,6 +335,17 @@ impl AgentMachine {
         }
     }
 
+    fn restart(&mut self, attempt: AttemptId, who: Member) -> Vec<Output> {
+        let Some(launched) = self.launched(attempt) else { return Vec::new() };
+        let next = who.life == launched.life(who.rank) + 1;
+        if launched.stop != Stop::No || !next || !launched.exited.remove(&who.rank) {
+            return Vec::new();
+        }
+        launched.started.remove(&who.rank);
+        launched.lives.insert(who.rank, who.life);
+        vec![Output::Restart { attempt, who }]
+    }
+
     fn end(&mut self, attempt: AttemptId, grace: Duration) -> Vec<Output> {
         if let Some(launched) = self.launched(attempt) {
             launched.stop = Stop::Ending(grace);
@@ -318,6 +359,7 @@ impl AgentMachine {
             return Vec::new();
         }
         exit.asked = launched.stop != Stop::No;
+        exit.life = launched.life(exit.rank);
         vec![Output::Say(attempt, Happening::RankExited(exit))]
     }
 

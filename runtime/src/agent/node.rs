@@ -144,6 +144,16 @@ impl Node {
                         supervisor.judged(step);
                     }
                 }
+                Output::Restart { attempt, who } => {
+                    if let Some(supervisor) = self.supervisors.get(&attempt) {
+                        supervisor.restart(who);
+                    }
+                }
+                Output::Group { attempt, group } => {
+                    if let Some(supervisor) = self.supervisors.get(&attempt) {
+                        supervisor.group(group);
+                    }
+                }
                 Output::End { attempt, grace } => {
                     if let Some(supervisor) = self.supervisors.get(&attempt) {
                         supervisor.end(grace);

@@ -3,11 +3,12 @@
 
 use super::checkpoint::Checkpoints;
 use super::outbox::Outbox;
-use crate::protocol::Happening;
+use crate::protocol::{Group, Happening};
 use phalanx_core::Rank;
 use phalanx_core::id::AttemptId;
+use phalanx_core::job::Member;
 use phalanx_core::limits::SOCKET_LINE_BYTES;
-use phalanx_core::report::{Answer, Checkpoint, Report, Request, parse_line};
+use phalanx_core::report::{Answer, Checkpoint, Meet, Report, Request, parse_line};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -49,6 +51,12 @@ struct Shared {
     /// Up to which step they have been, and whether the end is wished for.
     verdict: watch::Sender<Verdict>,
     spoken: AtomicBool,
+    /// The ranks may ask whom to meet.
+    elastic: bool,
+    /// Who trains with whom now; of epoch 0 before the first group.
+    group: watch::Sender<Group>,
+    /// Ranks that have been started again, and how often.
+    lives: Mutex<BTreeMap<Rank, u32>>,
 }
 
 /// What is known of a trial's reports.
@@ -87,11 +95,21 @@ impl Sockets {
     pub(super) fn new(
         attempt: AttemptId,
         judged: Option<String>,
+        elastic: bool,
         outbox: Arc<Outbox>,
         checkpoints: Checkpoints,
     ) -> Sockets {
-        let (verdict, spoken) = (watch::Sender::new(Verdict::default()), AtomicBool::new(false));
-        let shared = Arc::new(Shared { attempt, outbox, checkpoints, judged, verdict, spoken });
+        let shared = Arc::new(Shared {
+            attempt,
+            outbox,
+            checkpoints,
+            judged,
+            verdict: watch::Sender::new(Verdict::default()),
+            spoken: AtomicBool::new(false),
+            elastic,
+            group: watch::Sender::new(Group::default()),
+            lives: Mutex::default(),
+        });
         Sockets { shared, tasks: TaskTracker::new(), closing: CancellationToken::new() }
     }
 
@@ -112,6 +130,22 @@ impl Sockets {
     /// What rank 0 has reported up to a step is judged, and the trial goes on.
     pub(super) fn judged(&self, step: u64) {
         self.shared.verdict.send_modify(|verdict| verdict.through = verdict.through.max(Some(step)));
+    }
+
+    /// Who trains with whom from now on. Words may come twice, and an older one after a newer one.
+    pub(super) fn group(&self, group: Group) {
+        self.shared.group.send_if_modified(|known| {
+            let news = (group.epoch, group.leave) > (known.epoch, known.leave) || group.is_over();
+            if news {
+                *known = group;
+            }
+            news
+        });
+    }
+
+    /// A rank is started again: who speaks on its socket from now on is another process.
+    pub(super) fn reborn(&self, who: Member) {
+        self.shared.lives.lock().unwrap_or_else(PoisonError::into_inner).insert(who.rank, who.life);
     }
 
     /// Takes in what the ranks, all gone by now, had still said, and closes.
@@ -171,9 +205,16 @@ impl Connection {
     async fn run(self, stream: UnixStream) {
         let (reader, mut writer) = stream.into_split();
         let mut reader = BufReader::new(reader);
+        let (mut partial, mut group) = (Partial::default(), None);
         loop {
             let line = tokio::select! {
-                line = read_line(&mut reader) => line,
+                line = partial.read(&mut reader) => line,
+                () = self.over(group) => {
+                    group = None;
+                    let stop = self.shared.verdict.borrow().stop;
+                    say(&mut writer, &Answer::Taken { ok: true, stop, group: None, leave: true }).await;
+                    continue;
+                }
                 () = async {
                     self.closing.cancelled().await;
                     tokio::time::sleep(LAST_WORDS).await;
@@ -187,11 +228,18 @@ impl Connection {
                 }
                 Ok(None) | Err(_) => return,
             };
-            let Ok(mut text) = serde_json::to_vec(&answer) else { return };
-            text.push(b'\n');
-            // One that does not read its answer may still have more to say.
-            let _ = writer.write_all(&text).await;
+            if let Answer::Taken { group: Some(place), .. } = &answer {
+                group = Some(place.epoch);
+            }
+            say(&mut writer, &answer).await;
         }
+    }
+
+    /// Until those of a group are to leave it.
+    async fn over(&self, group: Option<u32>) {
+        let Some(epoch) = group else { return std::future::pending().await };
+        // The sender lives as long as this.
+        let _ = self.shared.group.subscribe().wait_for(|group| group.leaves(epoch)).await;
     }
 
     async fn answer(&self, line: &[u8]) -> Answer {
@@ -199,10 +247,11 @@ impl Connection {
         let taken = match parse_line(line) {
             Ok(Request::Report(report)) => self.report(report).await,
             Ok(Request::Checkpoint(checkpoint)) => self.checkpoint(checkpoint).await,
+            Ok(Request::Meet(meet)) => return self.meet(meet).await,
             Err(error) => Err(error),
         };
         match taken {
-            Ok(()) => Answer::Taken { ok: true, stop: self.shared.verdict.borrow().stop },
+            Ok(()) => Answer::taken(self.shared.verdict.borrow().stop),
             Err(error) => Answer::Refused { error },
         }
     }
@@ -244,6 +293,26 @@ impl Connection {
         }
     }
 
+    /// Waits until it is known with whom the rank trains, or that it does not any more.
+    async fn meet(&self, meet: Meet) -> Answer {
+        let shared = &self.shared;
+        if !shared.elastic {
+            return Answer::taken(false);
+        }
+        let life = shared.lives.lock().unwrap_or_else(PoisonError::into_inner).get(&self.rank).copied();
+        let who = Member { rank: self.rank, life: life.unwrap_or(0) };
+        shared.outbox.say(shared.attempt, &Happening::RankMeets { who, epoch: meet.epoch, port: meet.port });
+        let (mut groups, mut verdict) = (shared.group.subscribe(), shared.verdict.subscribe());
+        let known = groups.wait_for(|group| group.is_over() || group.place_of(who, meet.epoch).is_some());
+        let place = tokio::select! {
+            known = known => known.ok().and_then(|group| group.place_of(who, meet.epoch)),
+            _ = verdict.wait_for(|verdict| verdict.stop) => None,
+            () = self.closing.cancelled() => None,
+        };
+        let stop = place.is_none() || shared.verdict.borrow().stop;
+        Answer::Taken { ok: true, stop, group: place, leave: false }
+    }
+
     async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<(), String> {
         let (attempt, step) = (self.shared.attempt, checkpoint.step);
         let taken = self.shared.checkpoints.take(attempt, self.rank, checkpoint).await;
@@ -253,32 +322,49 @@ impl Connection {
     }
 }
 
+async fn say(writer: &mut OwnedWriteHalf, answer: &Answer) {
+    let Ok(mut text) = serde_json::to_vec(answer) else { return };
+    text.push(b'\n');
+    // One that does not read its answer may still have more to say.
+    let _ = writer.write_all(&text).await;
+}
+
 enum Line {
     Whole(Vec<u8>),
     /// It was longer than a line may be; what follows is the next one.
     TooLong,
 }
 
-/// Reads up to a newline or the end; `None` at the end.
-async fn read_line(reader: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<Line>> {
-    let (mut line, mut too_long) = (Vec::new(), false);
-    loop {
-        let bytes = reader.fill_buf().await?;
-        if bytes.is_empty() {
-            return Ok((!line.is_empty() && !too_long).then_some(Line::Whole(line)));
-        }
-        let end = bytes.iter().position(|&byte| byte == b'\n');
-        let part = &bytes[..end.unwrap_or(bytes.len())];
-        too_long |= line.len() + part.len() > SOCKET_LINE_BYTES;
-        if too_long {
-            line = Vec::new();
-        } else {
-            line.extend_from_slice(part);
-        }
-        let used = end.map_or(bytes.len(), |end| end + 1);
-        reader.consume(used);
-        if end.is_some() {
-            return Ok(Some(if too_long { Line::TooLong } else { Line::Whole(line) }));
+/// A line as far as it has come.
+#[derive(Default)]
+struct Partial {
+    line: Vec<u8>,
+    too_long: bool,
+}
+
+impl Partial {
+    /// Reads up to a newline or the end; `None` at the end. Cancel: what has come is kept for the next call.
+    async fn read(&mut self, reader: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<Line>> {
+        loop {
+            let bytes = reader.fill_buf().await?;
+            if bytes.is_empty() {
+                let Partial { line, too_long } = std::mem::take(self);
+                return Ok((!line.is_empty() && !too_long).then_some(Line::Whole(line)));
+            }
+            let end = bytes.iter().position(|&byte| byte == b'\n');
+            let part = &bytes[..end.unwrap_or(bytes.len())];
+            self.too_long |= self.line.len() + part.len() > SOCKET_LINE_BYTES;
+            if self.too_long {
+                self.line = Vec::new();
+            } else {
+                self.line.extend_from_slice(part);
+            }
+            let used = end.map_or(bytes.len(), |end| end + 1);
+            reader.consume(used);
+            if end.is_some() {
+                let Partial { line, too_long } = std::mem::take(self);
+                return Ok(Some(if too_long { Line::TooLong } else { Line::Whole(line) }));
+            }
         }
     }
 }
@@ -301,7 +387,7 @@ mod tests {
         let outbox = Arc::new(Outbox::open(&dir.path().join("outbox")).unwrap().0);
         let checkpoints = Checkpoints::open(dir.path().join("checkpoints")).unwrap();
         let attempt = AttemptId { job: JobId(1), number: 1 };
-        let sockets = Sockets::new(attempt, judged.map(str::to_owned), outbox.clone(), checkpoints);
+        let sockets = Sockets::new(attempt, judged.map(str::to_owned), true, outbox.clone(), checkpoints);
         sockets.open(rank, &dir.path().join("s")).unwrap();
         let stream = UnixStream::connect(dir.path().join("s")).await.unwrap();
         (dir, sockets, outbox, stream)

@@ -15,7 +15,7 @@ use super::redact::Redactor;
 use super::socket::Sockets;
 use super::sweep;
 use crate::launch::Launch;
-use crate::protocol::{Happening, RankExit};
+use crate::protocol::{Group, Happening, RankExit};
 pub(super) use guards::Guards;
 use link::GuardLink;
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -23,6 +23,7 @@ use nix::unistd::Pid;
 use phalanx_core::Rank;
 use phalanx_core::flight::{self, LastWords};
 use phalanx_core::id::AttemptId;
+use phalanx_core::job::Member;
 use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -56,6 +57,8 @@ enum Order {
     Ask(Duration),
     End(Duration),
     Judged(u64),
+    Restart(Member),
+    Group(Group),
 }
 
 /// The way to an attempt under way.
@@ -85,6 +88,16 @@ impl Supervisor {
     /// What rank 0 has reported up to a step is answered.
     pub(super) fn judged(&self, step: u64) {
         let _ = self.orders.send(Order::Judged(step));
+    }
+
+    /// Starts a rank again that was killed.
+    pub(super) fn restart(&self, who: Member) {
+        let _ = self.orders.send(Order::Restart(who));
+    }
+
+    /// Who trains with whom.
+    pub(super) fn group(&self, group: Group) {
+        let _ = self.orders.send(Order::Group(group));
     }
 
     /// SIGTERM, and SIGKILL after the grace.
@@ -131,6 +144,9 @@ struct Attempt {
     ranks: Vec<Rank>,
     /// Those of them that have not ended.
     open: BTreeSet<Rank>,
+    /// Those that were killed and may be started again.
+    killed: BTreeSet<Rank>,
+    elastic: bool,
     unreaped: Option<String>,
 }
 
@@ -149,7 +165,8 @@ impl Attempt {
             std::fs::write(places.params(), serde_json::to_vec(params)?)?;
         }
         let judged = launch.trial.as_ref().and_then(|trial| trial.judged.clone());
-        let sockets = Sockets::new(launch.attempt, judged, ground.outbox.clone(), ground.checkpoints.clone());
+        let (outbox, checkpoints) = (ground.outbox.clone(), ground.checkpoints.clone());
+        let sockets = Sockets::new(launch.attempt, judged, launch.elastic, outbox, checkpoints);
         for rank in &launch.ranks {
             sockets.open(rank.rank, &places.socket(rank.rank))?;
         }
@@ -168,6 +185,8 @@ impl Attempt {
             readers: Vec::new(),
             ranks: launch.ranks.iter().map(|rank| rank.rank).collect(),
             open: launch.ranks.iter().map(|rank| rank.rank).collect(),
+            killed: BTreeSet::new(),
+            elastic: launch.elastic,
             unreaped: None,
         })
     }
@@ -198,7 +217,11 @@ impl Attempt {
                     Order::Ask(grace) if self.sockets.ask_to_stop() => asked_until = Instant::now() + grace,
                     Order::Ask(_) => self.tell(Input::AskedLongEnough(self.attempt)),
                     Order::Judged(step) => self.sockets.judged(step),
+                    Order::Group(group) => self.sockets.group(group),
+                    Order::Restart(who) => self.restart(who),
                     Order::End(grace) => {
+                        // Whoever waits to meet others learns that there will be none.
+                        self.sockets.ask_to_stop();
                         self.guard.say(ToGuard::End { grace });
                         stuck_at = stuck_at.min(Instant::now() + grace + KILL_BOUND + GUARD_MARGIN);
                     }
@@ -216,7 +239,7 @@ impl Attempt {
             if self.unreaped.is_some() {
                 break;
             }
-            if self.open.is_empty() && stuck_at == never {
+            if self.open.is_empty() && self.killed.is_empty() && stuck_at == never {
                 stuck_at = Instant::now() + self.grace + KILL_BOUND + GUARD_MARGIN;
             }
         }
@@ -237,13 +260,21 @@ impl Attempt {
                 self.tell(Input::Started { attempt, rank, pid });
             }
             FromGuard::NotStarted { rank, code, message } => {
-                self.exited(RankExit { rank, code, message, asked: false, not_started: true }).await;
+                self.exited(RankExit { rank, code, message, asked: false, not_started: true, life: 0 }).await;
             }
             FromGuard::Exited { rank, code, message } => {
-                self.exited(RankExit { rank, code, message, asked: false, not_started: false }).await;
+                self.exited(RankExit { rank, code, message, asked: false, not_started: false, life: 0 })
+                    .await;
             }
             FromGuard::Gone { unreaped } => self.unreaped = Some(unreaped),
         }
+    }
+
+    fn restart(&mut self, who: Member) {
+        self.killed.remove(&who.rank);
+        self.open.insert(who.rank);
+        self.sockets.reborn(who);
+        self.guard.say(ToGuard::Restart { rank: who.rank });
     }
 
     async fn exited(&mut self, exit: RankExit) {
@@ -251,6 +282,9 @@ impl Attempt {
             reader.drain().await;
         }
         self.open.remove(&exit.rank);
+        if self.elastic && exit.was_killed() {
+            self.killed.insert(exit.rank);
+        }
         self.tell(Input::Exited { attempt: self.attempt, exit });
     }
 
@@ -271,7 +305,8 @@ impl Attempt {
         self.sockets.finish().await;
         for rank in self.open {
             let message = "killed by signal 9 (SIGKILL): the process that guarded it was killed".to_owned();
-            let exit = RankExit { rank, code: KILLED_CODE, message, asked: false, not_started: false };
+            let exit =
+                RankExit { rank, code: KILLED_CODE, message, asked: false, not_started: false, life: 0 };
             // An agent that is going away asks nobody.
             let _ = self.inputs.send(Input::Exited { attempt: self.attempt, exit });
         }

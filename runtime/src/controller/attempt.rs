@@ -3,13 +3,14 @@
 //! Two phases: every node keeps its place (`Reserve`), then all start (`Start`). Whatever happens in between ends with
 //! a `Stop` to every node and a `Gone` from every node, so that nothing is given away that is still in use.
 
+use super::assembly::is_elastic;
 use super::sweeps::{RUNG, STOPPED};
 use super::{Controller, Live, RETRY_FIRST, RETRY_LONGEST, holder};
 use crate::launch::{Launch, LaunchWork, RankLaunch};
 use crate::protocol::{AgentEvent, Command, Happening, RankExit};
 use phalanx_core::flight::{self, LastWords};
 use phalanx_core::id::AttemptId;
-use phalanx_core::job::{INTERRUPTED_CODE, STOPPED_CODE, TIME_LIMIT_CODE};
+use phalanx_core::job::{INTERRUPTED_CODE, Member, STOPPED_CODE, TIME_LIMIT_CODE};
 use phalanx_core::spec::{Params, Work, WorkerSpec};
 use phalanx_core::{
     Attempt, AttemptState, Ending, Job, JobId, JobState, NodeName, NodeRun, Rank, RankRun, Reason, Run, Time,
@@ -141,7 +142,11 @@ impl Controller {
             None if run.launched => Command::Start(Box::new(self.launch(job, run, node))),
             None => Command::Reserve { attempt, wants_master_port: master_node(job).as_ref() == Some(node) },
         };
+        let runs = matches!(command, Command::Start(_));
         self.send(node, command);
+        if runs {
+            self.remind_of_group(id, node);
+        }
     }
 
     /// Takes in what happened to an attempt. Events may be repeated and may speak of attempts long over.
@@ -172,7 +177,10 @@ impl Controller {
             Happening::Refused { message } => {
                 self.end_attempt(attempt.job, Ending::Lost, &format!("{node} could not start it: {message}"));
             }
-            Happening::RankStarted { rank, .. } => self.rank_started(event.time, attempt.job, *rank),
+            Happening::RankStarted { rank, life, .. } => {
+                self.rank_started(event.time, attempt.job, Member { rank: *rank, life: *life });
+            }
+            Happening::RankMeets { who, epoch, port } => self.rank_meets(attempt.job, *who, *epoch, *port),
             Happening::RankExited(exit) => self.rank_exited(attempt.job, exit),
             Happening::Flight { ranks } => self.take_flight_record(attempt.job, node, ranks),
             Happening::Gone { unreaped } => self.gone(now, event.time, attempt.job, node, unreaped),
@@ -200,10 +208,10 @@ impl Controller {
         }
     }
 
-    fn rank_started(&mut self, at: Time, id: JobId, rank: Rank) {
+    fn rank_started(&mut self, at: Time, id: JobId, who: Member) {
         let Some(Live { job, fruitless, .. }) = self.jobs.get_mut(&id) else { return };
         let Some(attempt) = job.attempts.last_mut() else { return };
-        if let Some(run) = attempt.ranks.get_mut(rank as usize) {
+        if let Some(run) = attempt.ranks.get_mut(who.rank as usize).filter(|run| run.life == who.life) {
             run.running = true;
         }
         if attempt.state != AttemptState::Starting || !attempt.ranks.iter().all(|rank| rank.running) {
@@ -221,11 +229,24 @@ impl Controller {
         let Some(Live { job, .. }) = self.jobs.get_mut(&id) else { return };
         let Some(attempt) = job.attempts.last_mut() else { return };
         let Some(rank) = attempt.ranks.get_mut(exit.rank as usize) else { return };
-        rank.exit_code = Some(exit.code);
-        let ending = job.run.as_ref().and_then(|run| run.ending.as_ref());
-        if exit.code == 0 || exit.asked || ending.is_some() {
+        if rank.life != exit.life {
             return;
         }
+        rank.exit_code = Some(exit.code);
+        let ending = job.run.as_ref().and_then(|run| run.ending.as_ref());
+        if exit.asked || ending.is_some() {
+            return;
+        }
+        if exit.code == 0 {
+            // Whoever waits to be let in learns that there is nothing left to do.
+            return self.say_group(id);
+        }
+        if self.outlives(id, exit) {
+            return;
+        }
+        let Some(attempt) = self.jobs.get_mut(&id).and_then(|live| live.job.attempts.last_mut()) else {
+            return;
+        };
         attempt.failed_rank = Some(exit.rank);
         attempt.exit_code = Some(exit.code);
         let message = format!("rank {} {}", exit.rank, exit.message);
@@ -394,6 +415,7 @@ impl Controller {
             max_restarts: job.spec.max_failures,
             grace: job.spec.grace,
             checkpoint: restored_from(job),
+            elastic: is_elastic(job),
             trial: job.trial.clone(),
             params: params(job),
             ranks: here
@@ -427,6 +449,7 @@ pub(super) fn rank_runs(bundles: &[Bundle]) -> Vec<RankRun> {
         gpus: bundle.gpus.clone(),
         running: false,
         exit_code: None,
+        life: 0,
     });
     runs.collect()
 }

@@ -4,6 +4,7 @@
 //! the writes of an [`Effects`] before it sends the commands, so that whatever anybody hears of is already durable; a
 //! seeded simulator drives the same machine with crashed agents, lost messages and a killed service.
 
+mod assembly;
 mod attempt;
 mod checkpoints;
 mod groups;

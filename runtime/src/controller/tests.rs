@@ -105,7 +105,7 @@ impl Scene {
     fn run_ranks(&mut self, name: &str, job: JobId, ranks: std::ops::Range<Rank>) {
         self.happened(name, job, Happening::Reserved { master_port: 4000 });
         for rank in ranks {
-            self.happened(name, job, Happening::RankStarted { rank, pid: 1 });
+            self.happened(name, job, Happening::RankStarted { rank, pid: 1, life: 0 });
         }
     }
 
@@ -116,6 +116,7 @@ impl Scene {
             message: format!("exited with code {code}"),
             asked,
             not_started: code == 127,
+            life: 0,
         };
         self.happened(name, job, Happening::RankExited(exit));
     }
@@ -515,7 +516,7 @@ fn an_elastic_gang_gives_workers_back_and_takes_them_again() {
     });
     let launch = launch.unwrap();
     assert_eq!((launch.world, launch.checkpoint), (1, Some(PathBuf::from("/c/5"))));
-    scene.happened("a", elastic, Happening::RankStarted { rank: 0, pid: 1 });
+    scene.happened("a", elastic, Happening::RankStarted { rank: 0, pid: 1, life: 0 });
     // It grows only once the interval is over, and nobody waits who could use the room.
     scene.run_ranks("a", urgent, 0..1);
     scene.exit("a", urgent, 0, 0, false);

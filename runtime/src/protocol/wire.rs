@@ -1,10 +1,11 @@
 //! The protocol as protobuf messages, and back.
 
-use super::{AgentEvent, Command, Happening, Hello, LogChunk, RankExit};
+use super::{AgentEvent, Command, Group, Happening, Hello, LogChunk, RankExit};
 use phalanx_api::v1 as pb;
 use phalanx_core::Time;
 use phalanx_core::flight::LastWords;
 use phalanx_core::id::{AttemptId, IdError};
+use phalanx_core::job::Member;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -121,15 +122,22 @@ pub fn happening(what: &Happening) -> pb::agent_event::Event {
             Event::Reserved(pb::Reserved { master_port: u32::from(*master_port) })
         }
         Happening::Refused { message } => Event::Refused(pb::Refused { message: message.clone() }),
-        Happening::RankStarted { rank, pid } => {
-            Event::RankStarted(pb::RankStarted { rank: *rank, pid: *pid })
+        Happening::RankStarted { rank, pid, life } => {
+            Event::RankStarted(pb::RankStarted { rank: *rank, pid: *pid, life: *life })
         }
+        Happening::RankMeets { who, epoch, port } => Event::RankMeets(pb::RankMeets {
+            rank: who.rank,
+            life: who.life,
+            epoch: *epoch,
+            port: u32::from(*port),
+        }),
         Happening::RankExited(exit) => Event::RankExited(pb::RankExited {
             rank: exit.rank,
             code: exit.code as u32,
             message: exit.message.clone(),
             asked: exit.asked,
             not_started: exit.not_started,
+            life: exit.life,
         }),
         Happening::Flight { ranks } => Event::Flight(pb::FlightRecord { ranks_json: flight_json(ranks) }),
         Happening::Gone { unreaped } => Event::Gone(pb::Gone { unreaped: unreaped.clone() }),
@@ -156,6 +164,15 @@ fn flight_json(ranks: &[LastWords]) -> String {
     serde_json::to_string(ranks).unwrap_or_else(|_| "[]".to_owned())
 }
 
+/// Plain numbers and an address, which always serialise.
+fn group_json(group: &Group) -> String {
+    serde_json::to_string(group).unwrap_or_default()
+}
+
+fn port_of(number: u32) -> Result<u16, WireError> {
+    u16::try_from(number).map_err(|_| WireError::Missing("a legal port"))
+}
+
 /// Reads what an agent says after its `Hello`.
 pub fn from_agent(message: pb::AgentMessage) -> Result<FromAgent, WireError> {
     use pb::agent_message::Message;
@@ -173,19 +190,23 @@ pub fn from_agent(message: pb::AgentMessage) -> Result<FromAgent, WireError> {
 pub fn event_of(event: pb::AgentEvent) -> Result<AgentEvent, WireError> {
     use pb::agent_event::Event;
     let what = match event.event.ok_or(WireError::Missing("what happened"))? {
-        Event::Reserved(reserved) => {
-            let master_port =
-                u16::try_from(reserved.master_port).map_err(|_| WireError::Missing("a legal port"))?;
-            Happening::Reserved { master_port }
-        }
+        Event::Reserved(reserved) => Happening::Reserved { master_port: port_of(reserved.master_port)? },
         Event::Refused(refused) => Happening::Refused { message: refused.message },
-        Event::RankStarted(started) => Happening::RankStarted { rank: started.rank, pid: started.pid },
+        Event::RankStarted(started) => {
+            Happening::RankStarted { rank: started.rank, pid: started.pid, life: started.life }
+        }
+        Event::RankMeets(meets) => Happening::RankMeets {
+            who: Member { rank: meets.rank, life: meets.life },
+            epoch: meets.epoch,
+            port: port_of(meets.port)?,
+        },
         Event::RankExited(exited) => Happening::RankExited(RankExit {
             rank: exited.rank,
             code: exited.code as i32,
             message: exited.message,
             asked: exited.asked,
             not_started: exited.not_started,
+            life: exited.life,
         }),
         Event::Flight(flight) => {
             let ranks = serde_json::from_str(&flight.ranks_json);
@@ -257,6 +278,12 @@ pub fn command(command: &Command) -> pb::ServiceMessage {
         Command::Judged { attempt, step } => {
             Message::Judged(pb::Judged { attempt: attempt.to_string(), step: *step })
         }
+        Command::Restart { attempt, who } => {
+            Message::Restart(pb::Restart { attempt: attempt.to_string(), rank: who.rank, life: who.life })
+        }
+        Command::Group { attempt, group } => {
+            Message::Group(pb::Group { attempt: attempt.to_string(), group_json: group_json(group) })
+        }
         Command::DropCheckpoint { path } => {
             Message::DropCheckpoint(pb::DropCheckpoint { path: text_of(path) })
         }
@@ -287,6 +314,15 @@ pub fn from_service(message: pb::ServiceMessage) -> Result<FromService, WireErro
             grace: Duration::from_millis(stop.grace_ms),
         },
         Message::Judged(judged) => Command::Judged { attempt: judged.attempt.parse()?, step: judged.step },
+        Message::Restart(restart) => Command::Restart {
+            attempt: restart.attempt.parse()?,
+            who: Member { rank: restart.rank, life: restart.life },
+        },
+        Message::Group(group) => {
+            let read = serde_json::from_str(&group.group_json);
+            let read = read.map_err(|error| WireError::Json { field: "a group", error })?;
+            Command::Group { attempt: group.attempt.parse()?, group: read }
+        }
         Message::DropCheckpoint(drop) => Command::DropCheckpoint { path: PathBuf::from(drop.path) },
     };
     Ok(FromService::Command(command))
@@ -309,12 +345,20 @@ mod tests {
 
     #[test]
     fn every_event_reads_back() {
-        let exit = RankExit { rank: 1, code: 137, message: "killed".into(), asked: true, not_started: false };
+        let exit = RankExit {
+            rank: 1,
+            code: 137,
+            message: "killed".into(),
+            asked: true,
+            not_started: false,
+            life: 2,
+        };
         let line = LogChunk { rank: 1, stderr: true, line: vec![0xff, b'a'], partial: true, newline: false };
         for what in [
             Happening::Reserved { master_port: 65_535 },
             Happening::Refused { message: "no".into() },
-            Happening::RankStarted { rank: 3, pid: 77 },
+            Happening::RankStarted { rank: 3, pid: 77, life: 1 },
+            Happening::RankMeets { who: Member { rank: 3, life: 1 }, epoch: 2, port: 65_535 },
             Happening::RankExited(exit),
             Happening::Flight { ranks: vec![LastWords { rank: 1, ops: Vec::new() }] },
             Happening::Gone { unreaped: "77 (sh)".into() },
@@ -337,6 +381,17 @@ mod tests {
             Command::Keep { attempt: attempt() },
             Command::Stop { attempt: attempt(), ask_first: true, grace: Duration::from_millis(1500) },
             Command::Judged { attempt: attempt(), step: 7 },
+            Command::Restart { attempt: attempt(), who: Member { rank: 3, life: 1 } },
+            Command::Group {
+                attempt: attempt(),
+                group: Group {
+                    epoch: 2,
+                    members: vec![Member { rank: 3, life: 1 }],
+                    master_addr: "h".into(),
+                    master_port: 5,
+                    leave: true,
+                },
+            },
             Command::DropCheckpoint { path: "/a".into() },
         ] {
             assert_eq!(from_service(command(&sent)).unwrap(), FromService::Command(sent));

@@ -4,6 +4,7 @@ use super::{
     FromGuard, Groups, ORDER_BYTES, ORPHANED_GRACE, Plan, ToGuard, WorkerMain, rank, send, signal_name,
 };
 use crate::agent::containment::{KILL_BOUND, Leaf, Process, descendants, signal_all};
+use crate::protocol::KILLED_ABOVE;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -48,6 +49,8 @@ pub(super) struct Guard<'a> {
     worker: WorkerMain,
     leaf: Option<Leaf>,
     ranks: BTreeMap<i32, Rankling>,
+    /// Ranks that were killed and may be started again.
+    killed: BTreeSet<Rank>,
     /// Groups of ranks, removed when nothing is in them any more.
     memories: Vec<Leaf>,
     end: End,
@@ -69,6 +72,7 @@ impl<'a> Guard<'a> {
             worker,
             leaf,
             ranks: BTreeMap::new(),
+            killed: BTreeSet::new(),
             memories: Vec::new(),
             end: End::No,
         }
@@ -79,10 +83,11 @@ impl<'a> Guard<'a> {
         self.start();
         loop {
             self.reap();
-            if self.all_gone() {
+            let waits_for_word = matches!(self.end, End::No) && !self.killed.is_empty();
+            if self.all_gone() && !waits_for_word {
                 break;
             }
-            if self.ranks.is_empty() && matches!(self.end, End::No) {
+            if self.ranks.is_empty() && matches!(self.end, End::No) && !waits_for_word {
                 // Every rank ended by itself: what it left behind is not wanted.
                 self.end_within(self.plan.grace);
             }
@@ -111,25 +116,34 @@ impl<'a> Guard<'a> {
     }
 
     fn start(&mut self) {
-        for index in 0..self.plan.ranks.len() {
-            let number = self.plan.ranks[index].rank;
-            let memory = self.memory_group(number);
-            self.memories.extend(memory.clone());
-            let groups = rank::Groups { leaf: self.leaf.as_ref(), memory };
-            match rank::start(&self.plan, &self.plan.ranks[index], groups, self.worker) {
-                Ok(running) => {
-                    let pid = running.pid;
-                    let message = FromGuard::Started { rank: number, pid: pid.unsigned_abs() };
-                    let descriptors = [running.stdout.as_raw_fd(), running.stderr.as_raw_fd()];
-                    send(self.socket, &message, &descriptors);
-                    self.ranks.insert(pid, Rankling { rank: number, memory: running.memory });
-                }
-                Err(why) => {
-                    let message =
-                        FromGuard::NotStarted { rank: number, code: why.code, message: why.message };
-                    self.tell(&message);
-                }
+        (0..self.plan.ranks.len()).for_each(|index| self.start_rank(index));
+    }
+
+    fn start_rank(&mut self, index: usize) {
+        let number = self.plan.ranks[index].rank;
+        let memory = self.memory_group(number);
+        self.memories.extend(memory.clone());
+        let groups = rank::Groups { leaf: self.leaf.as_ref(), memory };
+        match rank::start(&self.plan, &self.plan.ranks[index], groups, self.worker) {
+            Ok(running) => {
+                let pid = running.pid;
+                let message = FromGuard::Started { rank: number, pid: pid.unsigned_abs() };
+                let descriptors = [running.stdout.as_raw_fd(), running.stderr.as_raw_fd()];
+                send(self.socket, &message, &descriptors);
+                self.ranks.insert(pid, Rankling { rank: number, memory: running.memory });
             }
+            Err(why) => {
+                let message = FromGuard::NotStarted { rank: number, code: why.code, message: why.message };
+                self.tell(&message);
+            }
+        }
+    }
+
+    fn restart(&mut self, rank: Rank) {
+        let index = self.plan.ranks.iter().position(|plan| plan.rank == rank);
+        // Where the end has begun meanwhile there is nothing to start.
+        if let Some(index) = index.filter(|_| self.killed.remove(&rank) && matches!(self.end, End::No)) {
+            self.start_rank(index);
         }
     }
 
@@ -169,6 +183,11 @@ impl<'a> Guard<'a> {
             }
             if let Some(ended) = self.ranks.remove(&pid) {
                 let (code, message) = describe(status, ended.memory.as_ref());
+                if self.plan.elastic && code > KILLED_ABOVE {
+                    self.killed.insert(ended.rank);
+                    // Its next life counts anew; where something of this one is left in it, it is removed at the end.
+                    ended.memory.iter().for_each(Leaf::remove);
+                }
                 self.tell(&FromGuard::Exited { rank: ended.rank, code, message });
             }
         }
@@ -263,6 +282,7 @@ impl<'a> Guard<'a> {
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Ok(length) if length > 0 => match serde_json::from_slice(&buffer[..length]) {
                 Ok(ToGuard::End { grace }) => self.end_within(grace),
+                Ok(ToGuard::Restart { rank }) => self.restart(rank),
                 Ok(ToGuard::Run) => eprintln!("phalanx guard: asked for a second attempt beside the first"),
                 Err(error) => {
                     eprintln!("phalanx guard: the agent said something that means nothing: {error}")

@@ -29,6 +29,7 @@ fn launch(attempt: AttemptId) -> Box<Launch> {
         checkpoint: None,
         trial: None,
         params: None,
+        elastic: false,
         ranks: vec![rank(0), rank(1)],
     })
 }
@@ -46,7 +47,7 @@ fn stop(attempt: AttemptId, ask_first: bool, seconds: u64) -> Input {
 }
 
 fn exited(attempt: AttemptId, rank: Rank) -> Input {
-    let exit = RankExit { rank, code: 0, message: String::new(), asked: false, not_started: false };
+    let exit = RankExit { rank, code: 0, message: String::new(), asked: false, not_started: false, life: 0 };
     Input::Exited { attempt, exit }
 }
 
@@ -136,7 +137,7 @@ struct World {
     running: BTreeSet<AttemptId>,
     launches: BTreeMap<AttemptId, u32>,
     gone: BTreeMap<AttemptId, u32>,
-    exits: BTreeSet<(AttemptId, Rank)>,
+    exits: BTreeSet<(AttemptId, Rank, u32)>,
 }
 
 impl World {
@@ -159,11 +160,16 @@ impl World {
                     *self.gone.entry(attempt).or_default() += 1;
                 }
                 Output::Say(attempt, Happening::RankExited(exit)) => {
-                    assert!(self.exits.insert((attempt, exit.rank)), "a rank ended twice");
+                    assert!(self.exits.insert((attempt, exit.rank, exit.life)), "a process ended twice");
                     assert!(!self.gone.contains_key(&attempt), "news after gone");
                 }
-                Output::Judged { attempt, .. } => {
+                Output::Judged { attempt, .. } | Output::Group { attempt, .. } => {
                     assert!(self.running.contains(&attempt), "answered what does not run");
+                }
+                Output::Restart { attempt, who } => {
+                    assert!(self.running.contains(&attempt), "restarted what does not run");
+                    let before = (attempt, who.rank, who.life - 1);
+                    assert!(self.exits.contains(&before), "restarted what still runs");
                 }
                 Output::Say(..) | Output::FindPort(_) | Output::DropCheckpoint(_) => {}
             }
@@ -175,7 +181,7 @@ proptest! {
     /// Whatever is repeated, lost or reordered: an attempt is launched at most once and never after its end, nothing
     /// follows its `Gone`, and a `Stop` is always answered.
     #[test]
-    fn commands_are_idempotent(script in prop::collection::vec((0_u8..9, 1_u32..4, any::<bool>()), 0..80)) {
+    fn commands_are_idempotent(script in prop::collection::vec((0_u8..10, 1_u32..4, any::<bool>()), 0..80)) {
         let (mut machine, mut world) = (AgentMachine::new(), World::default());
         for (kind, number, flag) in script {
             let id = attempt(number);
@@ -190,6 +196,10 @@ proptest! {
                 6 => Input::AskedLongEnough(id),
                 7 => Input::GoneAcked(id),
                 8 if number == 1 && flag => Input::EndAll,
+                9 => {
+                    let who = Member { rank: u32::from(flag), life: number };
+                    Input::Command(Command::Restart { attempt: id, who })
+                }
                 _ => continue,
             };
             world.carry_out(machine.step(input));

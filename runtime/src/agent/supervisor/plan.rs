@@ -36,6 +36,7 @@ pub(super) fn plan(ground: &Ground, launch: &Launch, places: &AttemptPlaces) -> 
         leaf: make_leaf(ground, places),
         memory_groups: Groups::of(&ground.memory_groups, &places.group_name()),
         grace: launch.grace,
+        elastic: launch.elastic,
         memory_bytes: launch.memory_bytes,
         workdir: launch.workdir.clone(),
         work,

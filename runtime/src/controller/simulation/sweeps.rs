@@ -146,9 +146,9 @@ impl World {
         let Some(process) = self.hosts[node].trials.get(&attempt).copied() else { return };
         let delay = self.dice.up_to(Duration::from_secs(3));
         let step = match process.step {
-            STEPS.. => Step::RankEnds { node: node.clone(), incarnation, attempt, rank: 0, code: 0 },
+            STEPS.. => Step::RankEnds { node: node.clone(), incarnation, attempt, rank: 0, life: 0, code: 0 },
             _ if self.dice.chance(2) => {
-                Step::RankEnds { node: node.clone(), incarnation, attempt, rank: 0, code: 3 }
+                Step::RankEnds { node: node.clone(), incarnation, attempt, rank: 0, life: 0, code: 3 }
             }
             step => Step::Reports { node: node.clone(), incarnation, attempt, step: step + 1 },
         };
@@ -193,7 +193,10 @@ impl World {
         let path = format!("/c/{}", process.step).into();
         self.say(node, attempt, Happening::Checkpoint { step: process.step, path });
         let delay = self.dice.up_to(Duration::from_millis(200));
-        self.after(delay, Step::RankEnds { node: node.clone(), incarnation, attempt, rank: 0, code: 0 });
+        self.after(
+            delay,
+            Step::RankEnds { node: node.clone(), incarnation, attempt, rank: 0, life: 0, code: 0 },
+        );
     }
 
     /// The other ranks of a trial end with its rank 0.
@@ -211,7 +214,7 @@ impl World {
         for (node, incarnation, rank) in others {
             self.after(
                 Duration::from_millis(5),
-                Step::RankEnds { node, incarnation, attempt, rank, code: 0 },
+                Step::RankEnds { node, incarnation, attempt, rank, life: 0, code: 0 },
             );
         }
     }
