@@ -134,6 +134,9 @@ pub struct RankRun {
     /// How often it has been started again, in an attempt that went on without it meanwhile.
     #[serde(default)]
     pub life: u32,
+    /// Its node was lost, and the attempt went on without it.
+    #[serde(default)]
+    pub lost: bool,
 }
 
 /// The attempt under way, between its placement and the end of its last process.

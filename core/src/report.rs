@@ -135,6 +135,9 @@ pub enum Answer {
         /// again.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         leave: bool,
+        /// With `leave`: a member is lost, so that the step under way will not come to its end.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        lost: bool,
     },
     /// The line was refused and changed nothing.
     Refused {
@@ -146,7 +149,7 @@ pub enum Answer {
 impl Answer {
     /// A line was taken, and there is no more to it.
     pub fn taken(stop: bool) -> Answer {
-        Answer::Taken { ok: true, stop, group: None, leave: false }
+        Answer::Taken { ok: true, stop, group: None, leave: false, lost: false }
     }
 }
 

@@ -151,6 +151,8 @@ pub struct Group {
     pub master_port: u16,
     /// They are to leave it after their next step.
     pub leave: bool,
+    /// A member is lost with its node: they are to leave it at once.
+    pub lost: bool,
 }
 
 impl Group {

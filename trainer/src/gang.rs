@@ -89,6 +89,7 @@ impl Gang {
         };
         let met = Communicator::connect(config);
         self.communicator = met.map_err(|source| Error::Collective { rank: self.rank, source })?;
+        self.place.met(self.communicator.abort_handle());
         Ok(())
     }
 

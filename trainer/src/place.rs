@@ -4,13 +4,14 @@
 use crate::Error;
 use crate::environment::Environment;
 use crate::report::{Met, meet};
-use phalanx_collective::{Config, HeldPort};
+use phalanx_collective::{AbortHandle, Config, HeldPort};
+use phalanx_core::report::Answer;
 use std::io::{self, BufRead, BufReader};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 /// Groups of one attempt are told apart by the lower half of the collective's epoch.
@@ -85,7 +86,16 @@ impl Place {
     /// Whether this rank has been asked to find its next place.
     pub(crate) fn is_over(&self) -> bool {
         let bell = self.elastic.as_ref().and_then(|elastic| elastic.bell.as_ref());
-        bell.is_some_and(|bell| bell.rung.load(Ordering::Relaxed))
+        bell.is_some_and(|bell| bell.heard.leave.load(Ordering::Relaxed))
+    }
+
+    /// The ranks have met here: what `abort` gives up where one of them is lost with its host.
+    pub(crate) fn met(&self, abort: AbortHandle) {
+        let bell = self.elastic.as_ref().and_then(|elastic| elastic.bell.as_ref());
+        if let Some(Bell { heard, .. }) = bell {
+            *heard.abort.lock().unwrap_or_else(PoisonError::into_inner) = Some(abort);
+            heard.abort_if_lost();
+        }
     }
 
     /// How the collective meets here.
@@ -136,25 +146,49 @@ fn hold_port(rank: u32) -> Result<Arc<HeldPort>, Error> {
 
 /// Hears the agent say that a group is over.
 struct Bell {
-    rung: Arc<AtomicBool>,
+    heard: Arc<Heard>,
     stream: UnixStream,
     thread: Option<JoinHandle<()>>,
 }
 
+#[derive(Default)]
+struct Heard {
+    leave: AtomicBool,
+    /// Gives the group up; there once the ranks have met.
+    abort: Mutex<Option<AbortHandle>>,
+    lost: AtomicBool,
+}
+
+impl Heard {
+    fn listen(&self, mut reader: BufReader<UnixStream>) {
+        let mut line = String::new();
+        if reader.read_line(&mut line).is_err() {
+            return;
+        }
+        if let Ok(Answer::Taken { leave: true, lost, .. }) = serde_json::from_str(&line) {
+            self.leave.store(true, Ordering::Relaxed);
+            self.lost.store(lost, Ordering::SeqCst);
+            self.abort_if_lost();
+        }
+    }
+
+    fn abort_if_lost(&self) {
+        let abort = self.abort.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(abort) = abort.as_ref().filter(|_| self.lost.load(Ordering::SeqCst)) {
+            abort.abort();
+        }
+    }
+}
+
 impl Bell {
-    fn on(mut reader: BufReader<UnixStream>) -> io::Result<Bell> {
+    fn on(reader: BufReader<UnixStream>) -> io::Result<Bell> {
         let stream = reader.get_ref().try_clone()?;
         // It says so when it has to, however long that takes.
         stream.set_read_timeout(None)?;
-        let rung = Arc::new(AtomicBool::new(false));
-        let ours = rung.clone();
-        let listen = move || {
-            if reader.read_line(&mut String::new()).is_ok_and(|bytes| bytes > 0) {
-                ours.store(true, Ordering::Relaxed);
-            }
-        };
-        let thread = thread::Builder::new().name("bell".to_owned()).spawn(listen)?;
-        Ok(Bell { rung, stream, thread: Some(thread) })
+        let heard = Arc::new(Heard::default());
+        let ours = heard.clone();
+        let thread = thread::Builder::new().name("bell".to_owned()).spawn(move || ours.listen(reader))?;
+        Ok(Bell { heard, stream, thread: Some(thread) })
     }
 }
 

@@ -135,7 +135,8 @@ impl Sockets {
     /// Who trains with whom from now on. Words may come twice, and an older one after a newer one.
     pub(super) fn group(&self, group: Group) {
         self.shared.group.send_if_modified(|known| {
-            let news = (group.epoch, group.leave) > (known.epoch, known.leave) || group.is_over();
+            let age = |group: &Group| (group.epoch, group.leave, group.lost);
+            let news = age(&group) > age(known) || group.is_over();
             if news {
                 *known = group;
             }
@@ -209,10 +210,10 @@ impl Connection {
         loop {
             let line = tokio::select! {
                 line = partial.read(&mut reader) => line,
-                () = self.over(group) => {
+                lost = self.over(group) => {
                     group = None;
                     let stop = self.shared.verdict.borrow().stop;
-                    say(&mut writer, &Answer::Taken { ok: true, stop, group: None, leave: true }).await;
+                    say(&mut writer, &Answer::Taken { ok: true, stop, group: None, leave: true, lost }).await;
                     continue;
                 }
                 () = async {
@@ -235,11 +236,13 @@ impl Connection {
         }
     }
 
-    /// Until those of a group are to leave it.
-    async fn over(&self, group: Option<u32>) {
+    /// Until those of a group are to leave it; whether at once.
+    async fn over(&self, group: Option<u32>) -> bool {
         let Some(epoch) = group else { return std::future::pending().await };
+        let mut groups = self.shared.group.subscribe();
+        let over = groups.wait_for(|group| group.leaves(epoch)).await;
         // The sender lives as long as this.
-        let _ = self.shared.group.subscribe().wait_for(|group| group.leaves(epoch)).await;
+        over.is_ok_and(|group| group.lost)
     }
 
     async fn answer(&self, line: &[u8]) -> Answer {
@@ -304,13 +307,15 @@ impl Connection {
         shared.outbox.say(shared.attempt, &Happening::RankMeets { who, epoch: meet.epoch, port: meet.port });
         let (mut groups, mut verdict) = (shared.group.subscribe(), shared.verdict.subscribe());
         let known = groups.wait_for(|group| group.is_over() || group.place_of(who, meet.epoch).is_some());
+        // One that is told both has a place to stop from.
         let place = tokio::select! {
+            biased;
             known = known => known.ok().and_then(|group| group.place_of(who, meet.epoch)),
             _ = verdict.wait_for(|verdict| verdict.stop) => None,
             () = self.closing.cancelled() => None,
         };
         let stop = place.is_none() || shared.verdict.borrow().stop;
-        Answer::Taken { ok: true, stop, group: place, leave: false }
+        Answer::Taken { ok: true, stop, group: place, leave: false, lost: false }
     }
 
     async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<(), String> {

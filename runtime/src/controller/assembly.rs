@@ -28,8 +28,13 @@ fn is_over(attempt: &Attempt) -> bool {
 
 /// Whether this process of a rank is the one that runs, or is about to.
 fn lives(attempt: &Attempt, who: Member) -> bool {
-    let is = |rank: &RankRun| rank.life == who.life && rank.exit_code.is_none();
+    let is = |rank: &RankRun| rank.life == who.life && rank.exit_code.is_none() && !rank.lost;
     attempt.ranks.get(who.rank as usize).is_some_and(is)
+}
+
+/// Whether an attempt goes on without what ran on a node.
+pub(super) fn is_written_off(attempt: &Attempt, node: &NodeName) -> bool {
+    attempt.ranks.iter().any(|rank| rank.lost && rank.node == *node)
 }
 
 impl Controller {
@@ -94,6 +99,7 @@ impl Controller {
         };
         job.reason = Reason::new("running", text);
         self.say_group(id);
+        self.go_on_smaller(id);
     }
 
     /// Tells the nodes of the gang who trains with whom.
@@ -113,6 +119,7 @@ impl Controller {
             group.members.clone_from(&assembly.members);
             group.master_addr = self.nodes.get(&first.node)?.record.address.clone();
             (group.master_port, group.leave) = (assembly.port, assembly.leave);
+            group.lost = assembly.leave && assembly.broken;
         }
         let nodes = run.nodes.iter().filter(|(_, node)| !node.gone).map(|(name, _)| name.clone()).collect();
         Some((job.attempt_id(), group, nodes))
@@ -123,7 +130,7 @@ impl Controller {
         let Some(job) = self.job(id) else { return };
         let (attempt, ranks) = (job.attempt_id(), job.attempts.last().map(|attempt| attempt.ranks.clone()));
         for (rank, run) in ranks.into_iter().flatten().enumerate() {
-            if run.node == *node && run.life > 0 && !run.running && run.exit_code.is_none() {
+            if run.node == *node && run.life > 0 && !run.running && run.exit_code.is_none() && !run.lost {
                 let who = Member { rank: rank as Rank, life: run.life };
                 self.send(node, Command::Restart { attempt, who });
             }
@@ -170,5 +177,59 @@ impl Controller {
         self.send(&node, Command::Restart { attempt: attempt_id, who });
         self.assemble(id);
         true
+    }
+
+    /// Whether an attempt goes on though a node of it is lost, or has ended its ranks unasked: with those on other nodes.
+    pub(super) fn outlives_node(&mut self, id: JobId, name: &NodeName) -> bool {
+        let Some(Live { job, .. }) = self.jobs.get_mut(&id) else { return false };
+        let (elastic, min) = (is_elastic(job), job.spec.gang.workers.min as usize);
+        let (Some(run), Some(attempt)) = (&mut job.run, job.attempts.last_mut()) else { return false };
+        if is_written_off(attempt, name) {
+            return true;
+        }
+        let Some(assembly) = run.assembly.as_mut().filter(|assembly| assembly.epoch > 0) else {
+            return false;
+        };
+        let elsewhere = |rank: Rank| attempt.ranks.get(rank as usize).is_none_or(|run| run.node != *name);
+        let left = assembly.members.iter().filter(|member| elsewhere(member.rank)).count();
+        if !elastic || run.ending.is_some() || left < min || is_over(attempt) {
+            return false;
+        }
+        if left < assembly.members.len() {
+            // Between hosts nobody may have noticed.
+            (assembly.broken, assembly.leave) = (true, true);
+        }
+        assembly.members.retain(|member| elsewhere(member.rank));
+        assembly.callers.retain(|&rank, _| elsewhere(rank));
+        let all = attempt.ranks.len();
+        attempt.ranks.iter_mut().filter(|rank| rank.node == *name).for_each(|rank| rank.lost = true);
+        attempt.message = format!("{name} was lost; the ranks on other nodes went on");
+        let text = format!("{left} of {all} ranks train; {name} was lost with the others");
+        self.effects.events.push(NewEvent::new(AGENT, "rank.lost", id, &text));
+        job.reason = Reason::new("running", text);
+        self.dirty.insert(id);
+        self.say_group(id);
+        self.assemble(id);
+        true
+    }
+
+    /// Those that are left after the loss of a node have found together, and nothing is held there any more: they go on as
+    /// a gang of their number, from where they are, so that it can grow again.
+    pub(super) fn go_on_smaller(&mut self, id: JobId) {
+        let Some(Live { job, .. }) = self.jobs.get_mut(&id) else { return };
+        let attempt_id = job.attempt_id();
+        let (Some(run), Some(attempt)) = (&mut job.run, job.attempts.last()) else { return };
+        let together = run.assembly.as_ref().is_some_and(|assembly| !assembly.broken);
+        let held = |rank: &RankRun| run.nodes.get(&rank.node).is_some_and(|node| !node.gone);
+        let mut lost = attempt.ranks.iter().filter(|rank| rank.lost).peekable();
+        if lost.peek().is_none() || lost.any(held) || !together || run.ending.is_some() || is_over(attempt) {
+            return;
+        }
+        let left = attempt.ranks.iter().filter(|rank| !rank.lost);
+        let anew = |rank: &RankRun| RankRun { running: false, exit_code: None, life: 0, ..rank.clone() };
+        run.next = left.map(anew).collect();
+        let (next, all) = (run.next.len(), attempt.ranks.len());
+        let message = format!("resized: goes on with {next} of {all} workers after the loss of a node");
+        self.make_way(attempt_id, Ending::Resized, None, &message);
     }
 }

@@ -3,7 +3,7 @@
 //! Two phases: every node keeps its place (`Reserve`), then all start (`Start`). Whatever happens in between ends with
 //! a `Stop` to every node and a `Gone` from every node, so that nothing is given away that is still in use.
 
-use super::assembly::is_elastic;
+use super::assembly::{is_elastic, is_written_off};
 use super::sweeps::{RUNG, STOPPED};
 use super::{Controller, Live, RETRY_FIRST, RETRY_LONGEST, holder};
 use crate::launch::{Launch, LaunchWork, RankLaunch};
@@ -24,7 +24,9 @@ use std::time::Duration;
 pub(super) fn bundles_still_held(job: &Job, run: &Run) -> Vec<Bundle> {
     let Some(attempt) = job.attempts.last() else { return Vec::new() };
     let keeps = keeps_all(run);
-    let held = |rank: &RankRun| keeps || run.nodes.get(&rank.node).is_some_and(|n| !n.gone);
+    // What was held on a lost node is given back before the others are resized for it.
+    let keeps = |rank: &RankRun| keeps && !rank.lost;
+    let held = |rank: &RankRun| keeps(rank) || run.nodes.get(&rank.node).is_some_and(|n| !n.gone);
     let bundles = bundles_of(job, &attempt.ranks);
     bundles.into_iter().zip(&attempt.ranks).filter(|(_, rank)| held(rank)).map(|(bundle, _)| bundle).collect()
 }
@@ -137,7 +139,9 @@ impl Controller {
         let Some(Live { job, .. }) = self.jobs.get(&id) else { return };
         let Some(run) = &job.run else { return };
         let attempt = job.attempt_id();
+        let lost = job.attempts.last().is_some_and(|attempt| is_written_off(attempt, node));
         let command = match &run.ending {
+            None if lost => stop_command(job, attempt, &Ending::Lost, Duration::ZERO),
             Some(ending) => stop_command(job, attempt, ending, self.way_grace(job)),
             None if run.launched => Command::Start(Box::new(self.launch(job, run, node))),
             None => Command::Reserve { attempt, wants_master_port: master_node(job).as_ref() == Some(node) },
@@ -307,7 +311,7 @@ impl Controller {
         let all_gone = run.nodes.values().all(|node| node.gone);
         // An agent that could not reach the service has ended its ranks unasked.
         let unfinished = attempt.ranks.iter().any(|rank| rank.node == *node && rank.exit_code != Some(0));
-        let unasked = unfinished && run.ending.is_none();
+        let unasked = unfinished && run.ending.is_none() && !is_written_off(attempt, node);
         let group = job.group;
         for device in stuck.into_iter().filter(|_| !unreaped.is_empty()) {
             self.cluster.quarantine(node, device);
@@ -321,7 +325,7 @@ impl Controller {
         self.dirty.insert(id);
         self.replan = true;
         self.groups.replan.extend(group);
-        if unasked {
+        if unasked && !self.outlives_node(id, node) {
             self.end_attempt(
                 id,
                 Ending::Lost,
@@ -330,6 +334,8 @@ impl Controller {
         }
         if all_gone {
             self.finish(now, at, id);
+        } else {
+            self.go_on_smaller(id);
         }
         if let Some(group) = group {
             self.sweep_group(group);
@@ -450,6 +456,7 @@ pub(super) fn rank_runs(bundles: &[Bundle]) -> Vec<RankRun> {
         running: false,
         exit_code: None,
         life: 0,
+        lost: false,
     });
     runs.collect()
 }

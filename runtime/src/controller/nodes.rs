@@ -111,7 +111,10 @@ impl Controller {
                 (false, true) => {}
                 // Another process: the ranks ended with the old one.
                 (false, false) => {
-                    self.end_attempt(id, Ending::Lost, &format!("the agent on {} was restarted", hello.node));
+                    if !self.outlives_node(id, &hello.node) {
+                        let text = format!("the agent on {} was restarted", hello.node);
+                        self.end_attempt(id, Ending::Lost, &text);
+                    }
                     self.gone(now, now, id, &hello.node, "");
                 }
             }
@@ -167,7 +170,9 @@ impl Controller {
                 self.effects.events.push(NewEvent::new(SERVICE, "node.lost", &name, text));
             }
             for (id, _) in self.attempts_on(&name) {
-                self.end_attempt(id, Ending::Lost, &format!("{name} was lost"));
+                if !self.outlives_node(id, &name) {
+                    self.end_attempt(id, Ending::Lost, &format!("{name} was lost"));
+                }
                 if now >= lost_at + self.fence(id) {
                     self.gone(now, now, id, &name, "");
                 }

@@ -319,6 +319,7 @@ impl World {
             }
             Step::ProcessesDie { node, incarnation } => {
                 self.hosts.get_mut(&node).unwrap().ranks.retain(|_, started_by| *started_by != incarnation);
+                self.elastic_cut(&node);
             }
             Step::Input { node, incarnation, input } if self.runs(&node, incarnation) => {
                 self.feed(&node, input)
@@ -571,7 +572,6 @@ impl World {
         host.alive = true;
         host.incarnation += 1;
         host.ranks.clear();
-        host.elastic.clear();
         host.killed.clear();
         host.trials.clear();
         let said: BTreeSet<AttemptId> = host
@@ -584,6 +584,7 @@ impl World {
         let (machine, outputs) = AgentMachine::restore(said, cut);
         host.machine = machine;
         host.folders.clear();
+        self.elastic_cut(node);
         self.carry_out(node, outputs);
         self.after(Duration::from_millis(10), Step::Connect(node.clone()));
     }
@@ -873,8 +874,9 @@ impl World {
         self.check_sweeps()?;
         for job in self.disk.jobs.values() {
             let well = |rank: usize| self.ended_well.contains(&(job.attempt_id(), rank as Rank));
-            let ranks = job.attempts.last().map_or(0, |attempt| attempt.ranks.len());
-            if job.state == JobState::Succeeded && !(0..ranks).all(well) {
+            let ranks = job.attempts.last().map_or(&[][..], |attempt| &attempt.ranks);
+            let all_well = ranks.iter().enumerate().all(|(rank, run)| run.lost || well(rank));
+            if job.state == JobState::Succeeded && !all_well {
                 return Err(format!("{} succeeded though not every rank did", job.id));
             }
             if job.failures > job.spec.max_failures + 1 {

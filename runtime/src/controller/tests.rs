@@ -3,6 +3,7 @@
 use super::*;
 use crate::protocol::{AgentEvent, Happening, Hello, RankExit};
 use phalanx_core::flight::{DType, LastWords, Op, OpRecord, OpState, Signature};
+use phalanx_core::job::Member;
 use phalanx_core::resources::{Capacity, Cpus};
 use phalanx_core::spec::QueueSpec;
 use phalanx_core::{AttemptState, JobSpec, Rank};
@@ -729,4 +730,157 @@ fn a_reason_has_the_numbers_of_the_moment_it_is_asked_for() {
     assert!(text.contains("1 CPU free") && !text.contains(&first.to_string()), "{text}");
     assert!(text.contains(&format!("held by {second}")), "{text}");
     assert!(scene.controller.explain(scene.now, second).is_none());
+}
+
+/// An elastic gang of three on one node, or of two on each of two, whose ranks have met for the first time.
+fn elastic(scene: &mut Scene, nodes: &[&str], more: &str) -> JobId {
+    let id = scene.submit(&format!("grace = \"1s\"\n{more}\n[gang]\nworkers = {{ min = 1, max = 4 }}\n"));
+    let each = 2;
+    for (at, name) in nodes.iter().enumerate() {
+        let first = at as Rank * each;
+        scene.run_ranks(name, id, first..first + each);
+    }
+    for (at, name) in nodes.iter().enumerate() {
+        let first = at as Rank * each;
+        (first..first + each).for_each(|rank| scene.meets(name, id, (rank, 0), 0));
+    }
+    id
+}
+
+impl Scene {
+    fn meets(&mut self, name: &str, id: JobId, (rank, life): (Rank, u32), epoch: u32) {
+        let port = 5000 + rank as u16;
+        self.happened(name, id, Happening::RankMeets { who: Member { rank, life }, epoch, port });
+    }
+
+    /// The latest group that a node was told of: its number, its ranks, and the port where they meet.
+    fn group(&self, name: &str) -> (u32, Vec<Rank>, u16, bool) {
+        let groups = self.sent.iter().rev().filter(|(to, _)| *to == node(name));
+        let mut groups = groups.filter_map(|(_, command)| match command {
+            Command::Group { group, .. } => Some(group.clone()),
+            _ => None,
+        });
+        let group = groups.next().unwrap();
+        let ranks = group.members.iter().map(|member| member.rank).collect();
+        (group.epoch, ranks, group.master_port, group.leave)
+    }
+
+    fn killed(&mut self, name: &str, id: JobId, (rank, life): (Rank, u32)) {
+        let message = "killed by signal 9 (SIGKILL)".to_owned();
+        let exit = RankExit { rank, code: 137, message, asked: false, not_started: false, life };
+        self.happened(name, id, Happening::RankExited(exit));
+    }
+}
+
+#[test]
+fn an_elastic_gang_goes_on_without_a_killed_rank_and_takes_it_in_again() {
+    let mut scene = Scene::new(&["a"]);
+    let id = elastic(&mut scene, &["a"], "max_failures = 2");
+    assert_eq!(scene.group("a"), (1, vec![0, 1], 5000, false));
+    scene.killed("a", id, (0, 0));
+    let again =
+        Command::Restart { attempt: AttemptId { job: id, number: 1 }, who: Member { rank: 0, life: 1 } };
+    assert!(scene.sent.contains(&(node("a"), again.clone())));
+    assert_eq!((scene.state(id), scene.stored[&id].failures), (JobState::Running, 1));
+    // The one that is left asks, twice over a cut, and stands alone at its own port.
+    scene.meets("a", id, (1, 0), 1);
+    assert_eq!(scene.group("a"), (2, vec![1], 5001, false));
+    scene.meets("a", id, (1, 0), 1);
+    assert_eq!(scene.group("a").0, 2);
+    // What the dead one had said arrives late, and again.
+    scene.meets("a", id, (0, 0), 1);
+    scene.killed("a", id, (0, 0));
+    assert_eq!(scene.stored[&id].failures, 1);
+    // The one that was started again waits for the step under way.
+    scene.happened("a", id, Happening::RankStarted { rank: 0, pid: 2, life: 1 });
+    scene.meets("a", id, (0, 1), 0);
+    assert_eq!(scene.group("a"), (2, vec![1], 5001, true));
+    scene.meets("a", id, (1, 0), 2);
+    assert_eq!(scene.group("a"), (3, vec![1, 0], 5001, false), "who has the state goes first");
+    // A service that was killed goes on from what it had stored.
+    let stored = Loaded { live_jobs: vec![scene.stored[&id].clone()], nodes: vec![record("a")], ..first() };
+    scene.controller = Controller::restore(config(), scene.now, stored);
+    scene.sent.clear();
+    let attempt = AttemptId { job: id, number: 1 };
+    scene.controller.joined(scene.now, &hello("a", "p1", &[attempt]));
+    scene.settle();
+    assert_eq!(scene.group("a"), (3, vec![1, 0], 5001, false), "a cut may have lost it");
+    for rank in [0, 1] {
+        let exit = RankExit {
+            rank,
+            code: 0,
+            message: String::new(),
+            asked: false,
+            not_started: false,
+            life: 1 - rank,
+        };
+        scene.happened("a", id, Happening::RankExited(exit));
+    }
+    scene.gone("a", id);
+    let job = &scene.stored[&id];
+    assert_eq!((job.state, job.attempts.len()), (JobState::Succeeded, 1));
+    assert_eq!(job.attempts[0].failed_rank, Some(0));
+    assert!(job.attempts[0].message.contains("rank 0 killed by signal 9"), "{}", job.attempts[0].message);
+}
+
+fn record(name: &str) -> NodeRecord {
+    let Hello { node, incarnation, capacity, address, .. } = hello(name, "p1", &[]);
+    NodeRecord { name: node, incarnation, capacity, address, draining: false }
+}
+
+#[test]
+fn what_no_gang_outlives_ends_the_attempt() {
+    let ends = |more: &str, act: &dyn Fn(&mut Scene, JobId)| {
+        let mut scene = Scene::new(&["a"]);
+        let id = elastic(&mut scene, &["a"], more);
+        act(&mut scene, id);
+        (scene.stored[&id].attempts[0].state, scene.stored[&id].attempts[0].message.clone())
+    };
+    let stopping = AttemptState::Stopping;
+    // More failures than are allowed.
+    assert_eq!(ends("", &|scene, id| scene.killed("a", id, (1, 0))).0, stopping);
+    // A program that ends by itself with an error would end with it again.
+    assert_eq!(ends("max_failures = 9", &|scene, id| scene.exit("a", id, 1, 1, false)).0, stopping);
+    // None is left who knows how far it had come.
+    let all = |scene: &mut Scene, id| (0..2).for_each(|rank| scene.killed("a", id, (rank, 0)));
+    assert_eq!(ends("max_failures = 9", &all).0, stopping);
+    // Ranks that lose one another without a death would do so for ever.
+    let apart = |scene: &mut Scene, id| (0..2).for_each(|rank| scene.meets("a", id, (rank, 0), 1));
+    let (state, message) = ends("max_failures = 9", &apart);
+    assert!(state == stopping && message.contains("lost one another"), "{message}");
+    // One that is started again while the others come to their end has nothing to do.
+    let mut scene = Scene::new(&["a"]);
+    let id = elastic(&mut scene, &["a"], "max_failures = 9");
+    scene.killed("a", id, (1, 0));
+    scene.exit("a", id, 0, 0, false);
+    scene.happened("a", id, Happening::RankStarted { rank: 1, pid: 2, life: 1 });
+    scene.meets("a", id, (1, 1), 0);
+    assert_eq!(scene.group("a").1, Vec::<Rank>::new(), "nobody trains any more");
+}
+
+#[test]
+fn an_elastic_gang_goes_on_without_a_lost_node_and_loses_no_step() {
+    let mut scene = Scene::new(&["a", "b"]);
+    let id = elastic(&mut scene, &["a", "b"], "");
+    assert_eq!(scene.group("b"), (1, vec![0, 1, 2, 3], 5000, false));
+    scene.controller.left(scene.now, &node("a"));
+    scene.pass(NODE_TIMEOUT);
+    assert_eq!(scene.state(id), JobState::Running);
+    let (epoch, ranks, _, leave) = scene.group("b");
+    assert_eq!((epoch, ranks, leave), (1, vec![2, 3], true), "they are told to leave what cannot end");
+    (2..4).for_each(|rank| scene.meets("b", id, (rank, 0), 1));
+    assert_eq!(scene.group("b"), (2, vec![2, 3], 5002, false));
+    // The node's devices are free only once its agent must have ended what ran there: then they go on as a gang of two.
+    scene.pass(Duration::from_secs(1) + FENCE_MARGIN);
+    assert_eq!(scene.stored[&id].attempts[0].state, AttemptState::Stopping);
+    (2..4).for_each(|rank| scene.exit("b", id, rank, 0, true));
+    scene.gone("b", id);
+    let attempts = &scene.stored[&id].attempts;
+    assert_eq!((attempts[0].state, attempts[1].ranks.len()), (AttemptState::Resized, 2));
+    assert!(attempts[1].ranks.iter().all(|rank| rank.node == node("b") && !rank.lost));
+    // Its agent comes back with what it had run there.
+    let attempt = AttemptId { job: id, number: 1 };
+    scene.controller.joined(scene.now, &hello("a", "p1", &[attempt]));
+    scene.settle();
+    assert!(matches!(scene.sent.last(), Some((to, Command::Stop { .. })) if *to == node("a")));
 }

@@ -390,6 +390,7 @@ mod tests {
                     master_addr: "h".into(),
                     master_port: 5,
                     leave: true,
+                    lost: false,
                 },
             },
             Command::DropCheckpoint { path: "/a".into() },

@@ -81,7 +81,7 @@ impl World {
         }
     }
 
-    /// A process of an elastic gang is gone; where it was killed, those that stood with it ask for another group.
+    /// A process of an elastic gang is gone.
     pub(super) fn elastic_ended(&mut self, node: &NodeName, attempt: AttemptId, rank: Rank, code: i32) {
         let host = self.hosts.get_mut(node).unwrap();
         let Some(process) = host.elastic.remove(&(attempt, rank)) else { return };
@@ -89,6 +89,19 @@ impl World {
             return;
         }
         host.killed.insert((attempt, rank));
+        self.peers_lose(attempt, process);
+    }
+
+    /// The processes on a node whose agent was killed are gone.
+    pub(super) fn elastic_cut(&mut self, node: &NodeName) {
+        let host = self.hosts.get_mut(node).unwrap();
+        let gone = host.elastic.extract_if(.., |key, _| !host.ranks.contains_key(key));
+        let gone: Vec<_> = gone.collect();
+        gone.into_iter().for_each(|((attempt, _), process)| self.peers_lose(attempt, process));
+    }
+
+    /// Whoever stood with a process that is gone asks for another group.
+    fn peers_lose(&mut self, attempt: AttemptId, process: Process) {
         let mut lost = Vec::new();
         for (name, host) in &self.hosts {
             let stood = host.elastic.iter().filter(|(key, other)| {
