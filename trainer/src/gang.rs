@@ -6,9 +6,7 @@ use crate::environment::Environment;
 use crate::model::{DeviceGradient, Tensor};
 use crate::optimizer::squared_norm;
 use crate::place::Place;
-use phalanx_collective::{
-    ArenaBuffer, Communicator, Config, Element, ReduceOp, Transport, TransportChoice,
-};
+use phalanx_collective::{ArenaBuffer, Communicator, Config, Element, ReduceOp, Transport, TransportChoice};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;

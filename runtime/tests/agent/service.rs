@@ -272,6 +272,7 @@ pub fn launch(command: &[&str], ranks: u32) -> Launch {
         checkpoint: None,
         trial: None,
         params: None,
+        elastic: false,
         ranks: (0..ranks).map(|rank| RankLaunch { rank, visible_devices: String::new() }).collect(),
     }
 }
