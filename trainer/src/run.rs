@@ -306,25 +306,24 @@ impl<'a> Run<'a> {
     /// step that the first has done. All that made a step have the same bits after it, so the step counts.
     fn agree(&mut self) -> Result<(), Error> {
         let (rank, world) = (self.gang.rank() as usize, self.gang.world() as usize);
-        let mut words = vec![[0.0; 3]; world];
+        let mut words = vec![[0.0; 2]; world];
         if self.has_state {
-            let flags = [self.settled, self.stop].map(|flag| f64::from(u8::from(flag)));
-            words[rank] = [(self.position.step + 1) as f64, flags[0], flags[1]];
+            words[rank] = [(self.position.step + 1) as f64, f64::from(u8::from(self.settled))];
         }
         self.gang.sum(words.as_flattened_mut())?;
-        let furthest = words.iter().map(|[step, ..]| *step).fold(0.0, f64::max);
-        let Some(source) = words.iter().position(|[step, ..]| *step == furthest).filter(|_| furthest > 0.0)
+        let furthest = words.iter().map(|[step, _]| *step).fold(0.0, f64::max);
+        let Some(source) = words.iter().position(|[step, _]| *step == furthest).filter(|_| furthest > 0.0)
         else {
             let reason = "every rank that knew how far the training had come was killed; it goes on from its checkpoint";
             return Err(Error::Configuration(reason.to_owned()));
         };
-        let same = words.iter().all(|[step, ..]| *step == furthest);
+        let same = words.iter().all(|[step, _]| *step == furthest);
         if !same {
             self.copy(source, words[rank][0] < furthest)?;
         }
-        self.settled = same && words.iter().all(|[_, settled, _]| *settled > 0.0);
-        self.stop = words.iter().any(|[_, _, stop]| *stop > 0.0);
-        self.leave = false;
+        self.settled = same && words.iter().all(|[_, settled]| *settled > 0.0);
+        // A wish to stop may have been that of one that is gone, whose node is ended; who still has it says so again.
+        (self.stop, self.leave) = (false, false);
         let first = state(self.train, &self.data, &self.model_name, &self.data_hash, self.position, None);
         self.lead(first);
         Ok(())
