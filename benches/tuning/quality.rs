@@ -1,7 +1,7 @@
 //! The best value after so many trials, one at a time and with several in flight.
 
 use super::chart::{Chart, Line};
-use super::objectives::{FUNCTIONS, Function, HELD_OUT, OFF_CENTRE};
+use super::objectives::{FUNCTIONS, Function, OFF_CENTRE, OTHER_SHAPES};
 use super::statistics::{median, wilcoxon};
 use super::{Options, study};
 use phalanx_tuner::{Ask, Outcome};
@@ -35,7 +35,7 @@ pub(crate) fn run(options: &Options) {
     let version = optuna.first().and_then(|run| run["optuna"].as_str()).unwrap_or_default();
     println!("median distance from the minimum after 100 / 200 trials, beside Optuna {version}");
     let mut verdicts = Verdicts::default();
-    for function in FUNCTIONS.iter().chain(&OFF_CENTRE).chain(&HELD_OUT) {
+    for function in FUNCTIONS.iter().chain(&OFF_CENTRE).chain(&OTHER_SHAPES) {
         if options.only.as_ref().is_some_and(|only| !function.name.contains(only)) {
             continue;
         }
@@ -54,7 +54,11 @@ pub(crate) fn run(options: &Options) {
             });
             print!("    {search:8} {in_flight} in flight  {}   {seeds} seeds", shown(&runs));
             if let Some((_, alone)) = ours.iter().find(|(run, _)| *run == (search, 1)) {
-                let times = |mark| format!("{:.2}", middle(&runs, mark) / middle(alone, mark));
+                let times = |mark| match (middle(&runs, mark), middle(alone, mark)) {
+                    // Where one at a time is at the minimum, there is no ratio.
+                    (there, here) if here > 0.0 => format!("{:.2}", there / here),
+                    _ => "-".to_owned(),
+                };
                 print!("   {} times as far as one at a time", [0, 1].map(times).join(" / "));
             }
             for (sampler, theirs) in peers.iter().filter(|(_, runs)| !runs.is_empty()) {
