@@ -11,6 +11,8 @@
 //! - Any number of workers takes the same global batches: losses agree to 1e-4 relative, and bit for bit with
 //!   `deterministic = "logical-shards"`.
 //! - A run that was stopped, or died, goes on from its checkpoint bit for bit as if it had not.
+//! - The ranks of an elastic gang go on without one that is killed, at the cost of the step in flight, and take it in again once it
+//!   is started anew; with logical shards, bit for bit as if nothing had happened.
 //!
 //! The last batch of an epoch holds what is left; its loss and gradient are means over the samples it has, so that it
 //! weighs as much as any other step and nothing depends on how workers share it.
