@@ -24,6 +24,7 @@
 #[cfg(any(feature = "burn", feature = "candle", feature = "tch"))]
 pub mod adapter;
 mod bucket;
+mod check;
 mod checkpoint;
 mod data;
 mod environment;
@@ -37,10 +38,12 @@ mod optimizer;
 mod place;
 mod progress;
 mod random;
+mod regroup;
 mod report;
 mod run;
 mod sampler;
 mod schedule;
+mod terminated;
 mod usage;
 
 pub use data::{Batch, CellProblem, DataError, Dataset, Sample, Targets};

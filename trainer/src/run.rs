@@ -2,6 +2,7 @@
 
 use crate::Error;
 use crate::bucket::{HEAD_LEN, Head, buckets, own_slices};
+use crate::check::check;
 use crate::checkpoint::{self, Destination, Loaded, State, Writer};
 use crate::data::Dataset;
 use crate::environment::Environment;
@@ -15,11 +16,10 @@ use crate::progress;
 use crate::report::Reporter;
 use crate::sampler::{Position, Sampler};
 use crate::schedule;
+use crate::terminated::Terminated;
 use phalanx_collective::ArenaBuffer;
-use phalanx_core::spec::{LOGICAL_SHARDS, TrainDuration, TrainSpec, WorkerSpec};
+use phalanx_core::spec::{TrainDuration, TrainSpec, WorkerSpec};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// How a run ended.
@@ -131,23 +131,23 @@ pub(crate) struct Run<'a> {
     pub(crate) train: &'a TrainSpec,
     pub(crate) data: Dataset,
     pub(crate) model_name: String,
-    data_hash: String,
+    pub(crate) data_hash: String,
     pub(crate) model: Box<dyn Model>,
-    optimizer: Optimizer,
+    pub(crate) optimizer: Optimizer,
     sampler: Sampler,
     pub(crate) position: Position,
     pub(crate) total_steps: u64,
     /// What follows the last step is done: judging, telling, keeping.
-    settled: bool,
+    pub(crate) settled: bool,
     /// Some rank was asked to stop.
-    stop: bool,
+    pub(crate) stop: bool,
     /// The ranks have agreed to leave one another after the last step, because there are more.
-    leave: bool,
+    pub(crate) leave: bool,
     /// Parameters, optimizer and position are those of the gang. Not so in a rank that has come later, until it has copied
     /// them.
-    has_state: bool,
-    worker: Worker,
-    gradient: ArenaBuffer<f32>,
+    pub(crate) has_state: bool,
+    pub(crate) worker: Worker,
+    pub(crate) gradient: ArenaBuffer<f32>,
     pub(crate) gang: Gang,
     pub(crate) reporter: Reporter,
     checkpoints: Option<Writer>,
@@ -245,7 +245,7 @@ impl<'a> Run<'a> {
 
     /// The first of the ranks speaks for all: it reports, and keeps the checkpoints, which continue a run that `first`
     /// describes. It stays the first for as long as it lives.
-    fn lead(&mut self, first: State) {
+    pub(crate) fn lead(&mut self, first: State) {
         if self.gang.rank() > 0 || self.checkpoints.is_some() {
             return;
         }
@@ -276,79 +276,6 @@ impl<'a> Run<'a> {
                 return Ok(self.outcome(true));
             }
         }
-    }
-
-    /// Trains on with those that are left of the others, or have come to them. False: there is nothing left to do.
-    fn regroup(&mut self) -> Result<bool, Error> {
-        loop {
-            if !self.gang.meet_anew()? {
-                return Ok(false);
-            }
-            let parameters = self.model.parameters().len();
-            self.worker = worker(self.train, &self.gang, parameters);
-            self.gradient = self.gang.gradient_buffer(parameters)?;
-            match self.agree() {
-                Err(error) if self.gang.outlives(&error) => {}
-                other => return other.map(|()| true),
-            }
-        }
-    }
-
-    /// Agrees with the group as it stands, else with those after it. False: there is nothing left to do.
-    fn agree_in_time(&mut self) -> Result<bool, Error> {
-        match self.agree() {
-            Err(error) if self.gang.outlives(&error) => self.regroup(),
-            other => other.map(|()| true),
-        }
-    }
-
-    /// Finds out who has come furthest, which all others copy: one that has just come, and one that another left in the
-    /// step that the first has done. All that made a step have the same bits after it, so the step counts.
-    fn agree(&mut self) -> Result<(), Error> {
-        let (rank, world) = (self.gang.rank() as usize, self.gang.world() as usize);
-        let mut words = vec![[0.0; 2]; world];
-        if self.has_state {
-            words[rank] = [(self.position.step + 1) as f64, f64::from(u8::from(self.settled))];
-        }
-        self.gang.sum(words.as_flattened_mut())?;
-        let furthest = words.iter().map(|[step, _]| *step).fold(0.0, f64::max);
-        let Some(source) = words.iter().position(|[step, _]| *step == furthest).filter(|_| furthest > 0.0)
-        else {
-            let reason = "every rank that knew how far the training had come was killed; it goes on from its checkpoint";
-            return Err(Error::Configuration(reason.to_owned()));
-        };
-        let same = words.iter().all(|[step, _]| *step == furthest);
-        if !same {
-            self.copy(source, words[rank][0] < furthest)?;
-        }
-        self.settled = same && words.iter().all(|[_, settled]| *settled > 0.0);
-        // A wish to stop may have been that of one that is gone, whose node is ended; who still has it says so again.
-        (self.stop, self.leave) = (false, false);
-        let first = state(self.train, &self.data, &self.model_name, &self.data_hash, self.position, None);
-        self.lead(first);
-        Ok(())
-    }
-
-    /// All take over what rank `source` has; one that `lacks` it has nothing of worth until it has all.
-    fn copy(&mut self, source: usize, lacks: bool) -> Result<(), Error> {
-        self.has_state &= !lacks;
-        let Position { step, epoch, index } = self.position;
-        let mut position = [step, epoch, index].map(|count| count as i64);
-        self.gang.broadcast(&mut position, source)?;
-        let mut loss = [self.loss.unwrap_or(f64::NAN)];
-        self.gang.broadcast(&mut loss, source)?;
-        self.gang.broadcast(self.model.parameters_mut(), source)?;
-        let mut values = vec![0.0; self.model.parameters().len()];
-        for slot in 0..self.optimizer.slots().len() {
-            self.optimizer.spread(slot, &mut values);
-            self.gang.broadcast(&mut values, source)?;
-            self.optimizer.take(slot, &values);
-        }
-        let [step, epoch, index] = position.map(i64::cast_unsigned);
-        self.position = Position { step, epoch, index };
-        self.loss = Some(loss[0]).filter(|loss| !loss.is_nan());
-        self.has_state = true;
-        Ok(())
     }
 
     /// Trains and ends; `None` where the ranks have agreed to leave one another before the end.
@@ -575,7 +502,7 @@ impl<'a> Run<'a> {
         self.gang.part()
     }
 
-    fn outcome(&mut self, stopped: bool) -> Outcome {
+    pub(crate) fn outcome(&mut self, stopped: bool) -> Outcome {
         let (judgement, test) = (self.judgement.take(), self.test.take());
         Outcome { steps: self.position.step, stopped, loss: self.loss, judgement, test }
     }
@@ -591,73 +518,9 @@ impl<'a> Run<'a> {
 }
 
 /// This rank's part of each batch.
-fn worker(train: &TrainSpec, gang: &Gang, parameters: usize) -> Worker {
+pub(crate) fn worker(train: &TrainSpec, gang: &Gang, parameters: usize) -> Worker {
     let cut = if train.logical_shards { Cut::Shards } else { Cut::Rounds(u64::from(train.accumulate)) };
     Worker::new(gang.rank(), gang.world(), cut, parameters, train.seed)
-}
-
-/// A flag that SIGTERM raises, for as long as this lives.
-struct Terminated {
-    flag: Arc<AtomicBool>,
-    handler: signal_hook::SigId,
-}
-
-impl Terminated {
-    fn on_sigterm() -> Result<Terminated, Error> {
-        let flag = Arc::new(AtomicBool::new(false));
-        let handler = signal_hook::flag::register(signal_hook::consts::SIGTERM, flag.clone())
-            .map_err(Error::io("install a handler for", "SIGTERM"))?;
-        Ok(Terminated { flag, handler })
-    }
-
-    fn is_raised(&self) -> bool {
-        self.flag.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Terminated {
-    fn drop(&mut self) {
-        signal_hook::low_level::unregister(self.handler);
-    }
-}
-
-/// What only the data, the model and the gang tell.
-fn check(
-    train: &TrainSpec,
-    data: &Dataset,
-    model: &dyn Model,
-    environment: &Environment,
-) -> Result<(), Error> {
-    let rows = data.training.len();
-    if train.batch_size as usize > rows {
-        return Err(Error::Configuration(format!(
-            "`train.batch_size` is {}, and the training part of {} has {rows} rows; make it at most {rows}",
-            train.batch_size,
-            data.path.display()
-        )));
-    }
-    if train.logical_shards && !LOGICAL_SHARDS.is_multiple_of(environment.world) {
-        return Err(Error::Configuration(format!(
-            "`train.deterministic` cuts each batch into {LOGICAL_SHARDS} shards, which {} workers cannot share evenly; use 1, 2, 4 or 8",
-            environment.world
-        )));
-    }
-    let mut end = 0;
-    for tensor in model.tensors() {
-        if tensor.range.start != end || tensor.range.len() != tensor.shape.iter().product::<usize>() {
-            let message = "its place and shape do not go together with those of the tensor before";
-            return Err(Error::Model(format!("tensor `{}`: {message}", tensor.name)));
-        }
-        end = tensor.range.end;
-    }
-    if end == 0 || end != model.parameters().len() {
-        let found = model.parameters().len();
-        return Err(Error::Model(match found {
-            0 => "it has no parameters; there is nothing to learn".to_owned(),
-            _ => format!("its tensors take {end} of {found} parameters"),
-        }));
-    }
-    Ok(())
 }
 
 /// What all ranks must have in common: the run, the data, and the order of the parameters.
@@ -675,7 +538,7 @@ fn fingerprint(spec: &WorkerSpec, data_hash: &str, model: &dyn Model) -> String 
     hasher.finalize().to_hex().to_string()
 }
 
-fn state(
+pub(crate) fn state(
     train: &TrainSpec,
     data: &Dataset,
     model: &str,
