@@ -13,6 +13,7 @@ mod acquisition;
 mod descent;
 mod limits;
 mod model;
+mod region;
 mod warp;
 
 use super::{View, fidelity};
@@ -23,6 +24,7 @@ use acquisition::{log_ei, log_ei_slopes};
 use descent::{Bounds, minimise};
 use limits::Limit;
 use model::{Hyper, Metric, Model};
+use region::{pays, region_side};
 
 /// Candidates spread over the whole box …
 const SPREAD_CANDIDATES: usize = 256;
@@ -50,11 +52,8 @@ const DOUBT: f64 = 0.5;
 const MOST_SHARING: u64 = 4;
 /// Where the others look: so much of each side of the box, around the best trial …
 const REGION_SIDE: f64 = 0.3;
-/// … once so many trials a dimension have ended: before, nobody knows where to look closer …
+/// … once so many trials a dimension have ended: before, nobody knows where to look closer.
 const REGION_TRIALS_PER_DIM: usize = 4;
-/// … and until as many in a row as there are dimensions bring less than this share of what lies between the median
-/// and the best.
-const REGION_GAIN: f64 = 1e-6;
 /// Closer than this, in a unit box, two points are one.
 const SAME: f64 = 1e-9;
 
@@ -326,22 +325,6 @@ impl Gp {
     }
 }
 
-/// Whether it still pays to look around the best trial, after these losses in the order they came.
-fn pays(losses: &[f64], feasible: &[bool], dims: usize) -> bool {
-    let kept: Vec<f64> =
-        losses.iter().zip(feasible).filter(|(_, kept)| **kept).map(|(loss, _)| *loss).collect();
-    let mut sorted: Vec<f64> = kept.iter().copied().filter(|loss| loss.is_finite()).collect();
-    sorted.sort_by(f64::total_cmp);
-    let Some(least) = sorted.first() else { return false };
-    let gain = REGION_GAIN * (sorted[sorted.len() / 2] - least);
-    let (mut best, mut without) = (f64::INFINITY, 0);
-    for loss in kept {
-        without = if loss < best - gain { 0 } else { without + 1 };
-        best = best.min(loss);
-    }
-    without <= dims
-}
-
 /// The largest number of the sequence of fits that is not above the observations.
 fn fit_size(observations: usize) -> usize {
     let next = |size: &usize| Some(size + (size * REFIT_PERCENT / 100).max(1));
@@ -358,27 +341,6 @@ fn keep(losses: &[f64]) -> Vec<usize> {
         order.sort_unstable();
     }
     order
-}
-
-/// The side of the trust region after these losses, in the order they came: doubled after three improvements in a row,
-/// halved after as many failures as there are dimensions, begun again where it has become too small.
-fn region_side(losses: &[f64], dims: usize) -> f64 {
-    const FIRST: f64 = 0.8;
-    const LONGEST: f64 = 1.6;
-    const SHORTEST: f64 = 0.007_812_5;
-    const SUCCESSES: usize = 3;
-    let (mut side, mut best, mut good, mut bad) = (FIRST, f64::INFINITY, 0, 0);
-    for loss in losses {
-        let improves = *loss < best - 1e-3 * best.abs() || (best == f64::INFINITY && loss.is_finite());
-        best = best.min(*loss);
-        (good, bad) = if improves { (good + 1, 0) } else { (0, bad + 1) };
-        if good == SUCCESSES {
-            (side, good) = ((2.0 * side).min(LONGEST), 0);
-        } else if bad == dims {
-            (side, bad) = (if side < 2.0 * SHORTEST { FIRST } else { side / 2.0 }, 0);
-        }
-    }
-    side
 }
 
 impl Search<'_> {
