@@ -316,3 +316,38 @@ fn group(space: &Space, apart: bool) -> Vec<Group> {
     };
     groups.into_iter().map(group).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Origin;
+    use crate::space::tests::sweep;
+    use phalanx_core::spec::Params;
+
+    #[test]
+    fn some_are_drawn_around_the_best_and_in_flight_more_from_fewer() {
+        let spec = sweep("[params]\nx = { kind = \"float\", low = 0, high = 1 }\n");
+        let mut tpe = Tpe::new(&Space::new(&spec.params), false);
+        let trial = |at: usize| {
+            let point = vec![Some(at as f64 / 20.0)];
+            Trial::new(at, at as u64, Origin::Random, Params::new(), point)
+        };
+        for at in 0..20 {
+            tpe.asked(&trial(at));
+            let mut ended = trial(at);
+            ended.state = TrialState::Complete;
+            ended.values = vec![(at as f64 - 7.0).abs()];
+            tpe.moved(&spec.objectives, &ended);
+        }
+        let around = |tpe: &Tpe| [20, 21, 22, 23].map(|number| tpe.manner(number).around);
+        assert_eq!((tpe.running(), around(&tpe)), (0, [None, Some(7), None, Some(7)]));
+        assert_eq!((tpe.manner(20).candidates, tpe.manner(20).refinements), (24, 2));
+        (20..23).for_each(|at| tpe.asked(&trial(at)));
+        assert_eq!((tpe.running(), around(&tpe)), (3, [None, Some(7), Some(7), Some(7)]));
+        assert_eq!((tpe.manner(20).candidates, tpe.manner(20).refinements), (12, 1));
+        let mut failed = trial(21);
+        failed.state = TrialState::Failed;
+        tpe.moved(&spec.objectives, &failed);
+        assert_eq!(tpe.running(), 2);
+    }
+}
