@@ -45,6 +45,10 @@ pub(crate) fn run(options: &Options) {
         for (sampler, runs) in peers.iter().filter(|(_, runs)| !runs.is_empty()) {
             println!("    optuna {sampler:12}    {}   {} seeds", shown(runs), runs.len());
         }
+        let in_flight = peer_runs(&optuna, function, "tpe@4", options.seeds);
+        if !in_flight.is_empty() {
+            println!("    optuna tpe, 4 in flight  {}   {} seeds", shown(&in_flight), in_flight.len());
+        }
         let mut ours: Vec<((&str, usize), Runs)> = Vec::new();
         for (search, in_flight) in RUNS {
             let seeds = if search == "auto" { options.seeds } else { CHEAP_SEEDS * options.seeds };
