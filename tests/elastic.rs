@@ -12,17 +12,17 @@ use std::time::Duration;
 use support::{Home, Service, eventually, signal};
 
 const LIMIT: Duration = Duration::from_secs(60);
-const STEPS: u32 = 20_000;
+/// More than any machine does while ranks are killed.
+const ENDLESS: u64 = 1 << 40;
 
 /// Ranks that take long enough to be killed; the shards make sums that are the same for any number of them.
-fn job(home: &Home, workers: &str, steps: u32) {
+fn job(home: &Home, workers: &str, steps: u64) {
     let data = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/digits/digits.csv");
     let text = format!(
         "version = 1\nmax_failures = 9\ngrace = \"1s\"\n[gang]\ncpus = 0.5\nworkers = {workers}\n[train]\n\
          data = {{ kind = \"csv\", path = \"{data}\", target = \"label\", validation = 0.2 }}\n\
          model = {{ kind = \"mlp\", hidden = [64] }}\noptimizer = {{ kind = \"adam\", lr = 0.003 }}\n\
-         steps = {steps}\nbatch_size = 32\ndeterministic = \"logical-shards\"\nlog_every = 50\nema = 0.99\n\
-         export = \"model.safetensors\"\n"
+         steps = {steps}\nbatch_size = 32\ndeterministic = \"logical-shards\"\nlog_every = 50\nema = 0.99\n"
     );
     home.file("job.toml", &text);
 }
@@ -76,28 +76,21 @@ fn step_of(home: &Home, id: &str) -> u64 {
     metrics(home, id).keys().map(|(step, _)| *step).max().unwrap_or(0)
 }
 
-/// The values of the model's tensors; the head before them has no order of its own.
-fn model(home: &Home) -> Vec<u8> {
-    let file = std::fs::read(home.dir.path().join("model.safetensors")).unwrap();
-    let head = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
-    file[8 + head..].to_vec()
-}
-
-/// The model and what it measured on its way, of an undisturbed run.
-fn undisturbed() -> (Vec<u8>, BTreeMap<(u64, String), f64>) {
+/// What an undisturbed run of one worker measures on its way.
+fn undisturbed(steps: u64) -> BTreeMap<(u64, String), f64> {
     let home = Home::new();
     let _service = Service::start(&home);
-    job(&home, "1", STEPS);
+    job(&home, "1", steps);
     let id = home.run(["submit", "job.toml"]).expect(0).out().trim().to_owned();
     home.run(["wait", &id]).expect(0);
-    (model(&home), metrics(&home, &id))
+    metrics(&home, &id)
 }
 
 #[test]
 fn killed_ranks_are_let_in_again_and_no_step_is_lost() {
     let home = Home::new();
     let mut service = Service::start(&home);
-    job(&home, "{ min = 1, max = 4 }", STEPS);
+    job(&home, "{ min = 1, max = 4 }", ENDLESS);
     let id = home.run(["submit", "job.toml"]).expect(0).out().trim().to_owned();
     let mut ranks: Vec<u32> = (0..4).map(|rank| process_of(&id, rank, None)).collect();
     eventually("it trains", LIMIT, || step_of(&home, &id) > 0);
@@ -116,22 +109,41 @@ fn killed_ranks_are_let_in_again_and_no_step_is_lost() {
             step_of(&home, &id) > step && job["reason"]["text"] == "4 ranks run"
         });
     }
-    home.run(["wait", &id]).expect(0);
+    let steps = step_of(&home, &id) + 100;
+    eventually("it goes further", LIMIT, || step_of(&home, &id) >= steps);
+    home.run(["cancel", &id]).expect(0);
+    home.run(["wait", &id]);
     let job = describe(&home, &id);
     let attempts = job["attempts"].as_array().unwrap();
     assert_eq!(attempts.len(), 1, "{job}");
-    assert!(attempts[0]["message"].as_str().unwrap().contains("rank 1 killed by signal 9"), "{job}");
     let events = home.run(["events", &id]).expect(0).out();
     assert_eq!(events.matches("rank.restart").count(), 4, "{events}");
     let log = home.run(["logs", &id]).expect(0).out();
     assert_eq!(log.matches("training mlp").count(), 1, "nobody began anew:\n{log}");
-    let (whole_model, whole) = undisturbed();
-    assert_eq!(step_of(&home, &id), u64::from(STEPS));
-    let mine = metrics(&home, &id);
-    let differs = mine.iter().find(|(key, value)| whole[*key].to_bits() != value.to_bits());
-    assert_eq!(differs, None);
-    assert!(model(&home) == whole_model, "the models differ");
+    let (mine, whole) = (metrics(&home, &id), undisturbed(steps));
+    let same: Vec<bool> =
+        mine.iter().filter_map(|(key, value)| Some(whole.get(key)?.to_bits() == value.to_bits())).collect();
+    assert!(
+        same.len() > 100 && same.iter().all(|same| *same),
+        "{} of {}",
+        same.iter().filter(|same| **same).count(),
+        same.len()
+    );
     drop(service);
+}
+
+#[test]
+fn a_gang_that_has_lost_a_rank_comes_to_its_end() {
+    let home = Home::new();
+    let _service = Service::start(&home);
+    job(&home, "{ min = 1, max = 4 }", 3000);
+    let id = home.run(["submit", "job.toml"]).expect(0).out().trim().to_owned();
+    // Before they have met, while they train, or at the end: the machine decides.
+    signal(process_of(&id, 2, None), "KILL");
+    home.run(["wait", &id]).expect(0);
+    assert_eq!(step_of(&home, &id), 3000);
+    let log = home.run(["logs", &id]).expect(0).out();
+    assert_eq!(log.matches("validation accuracy: 0.9").count(), 1, "{log}");
 }
 
 /// An agent of another machine, as far as the service can tell.
@@ -168,7 +180,7 @@ fn a_lost_node_costs_no_step() {
     let agents = ["n1", "n2"].map(|name| (name, agent(&home, &service, name)));
     let ready = || home.run(["nodes", "--json"]).expect(0).json().as_array().unwrap().len() == 2;
     eventually("both are there", LIMIT, ready);
-    job(&home, "{ min = 1, max = 4 }", 60_000);
+    job(&home, "{ min = 1, max = 4 }", ENDLESS);
     let id = home.run(["submit", "job.toml"]).expect(0).out().trim().to_owned();
     eventually("all four train", LIMIT, || {
         step_of(&home, &id) > 0 && describe(&home, &id)["placement"].as_array().unwrap().len() == 4
@@ -182,12 +194,13 @@ fn a_lost_node_costs_no_step() {
         let job = describe(&home, &id);
         job["attempts"].as_array().unwrap().len() == 2 && step_of(&home, &id) > step
     });
-    home.run(["wait", &id]).expect(0);
+    home.run(["cancel", &id]).expect(0);
+    home.run(["wait", &id]);
     let job = describe(&home, &id);
     let attempts = job["attempts"].as_array().unwrap();
     assert_eq!(
         (&attempts[0]["state"], &attempts[1]["state"]),
-        (&"RESIZED".into(), &"SUCCEEDED".into()),
+        (&"RESIZED".into(), &"CANCELLED".into()),
         "{job}"
     );
     assert_eq!(job["placement"].as_array().unwrap().len(), 2);
