@@ -87,6 +87,10 @@ fn hear(line: &str, heard: &Mutex<Heard>, copies: &Path) -> u64 {
         heard.lock().unwrap().reports.push((step, metrics));
         return step;
     }
+    if value.get("meet").is_some() {
+        // The gang is of a fixed size.
+        return 0;
+    }
     let checkpoint = &value["checkpoint"];
     let step = checkpoint["step"].as_u64().unwrap();
     let (from, to) = (Path::new(checkpoint["path"].as_str().unwrap()), copies.join(format!("kept-{step}")));
