@@ -31,13 +31,14 @@ fn describe(home: &Home, id: &str) -> Value {
     home.run(["describe", id, "--json"]).expect(0).json()
 }
 
-/// The process of a rank, once it is another than `before`.
+/// The process of a rank of this home's only job, once it is another than `before`.
 #[track_caller]
-fn process_of(id: &str, rank: u32, before: Option<u32>) -> u32 {
+fn process_of(home: &Home, rank: u32, before: Option<u32>) -> u32 {
     let of_rank = |pid: &u32| {
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         let has = |text: &str| environment.split(|&byte| byte == 0).any(|entry| entry == text.as_bytes());
-        has(&format!("RANK={rank}")) && has(&format!("PHALANX_JOB={id}"))
+        let folder = home.dir.path().as_os_str().as_encoded_bytes();
+        has(&format!("RANK={rank}")) && environment.windows(folder.len()).any(|window| window == folder)
     };
     let find = || {
         let processes = std::fs::read_dir("/proc").unwrap().flatten();
@@ -92,7 +93,7 @@ fn killed_ranks_are_let_in_again_and_no_step_is_lost() {
     let mut service = Service::start(&home);
     job(&home, "{ min = 1, max = 4 }", ENDLESS);
     let id = home.run(["submit", "job.toml"]).expect(0).out().trim().to_owned();
-    let mut ranks: Vec<u32> = (0..4).map(|rank| process_of(&id, rank, None)).collect();
+    let mut ranks: Vec<u32> = (0..4).map(|rank| process_of(&home, rank, None)).collect();
     eventually("it trains", LIMIT, || step_of(&home, &id) > 0);
     // The first of them speaks for all; another must take over, and be killed in its turn.
     for (at, rank) in [1, 0, 2, 1].into_iter().enumerate() {
@@ -103,7 +104,7 @@ fn killed_ranks_are_let_in_again_and_no_step_is_lost() {
             service.kill();
             service = Service::start(&home);
         }
-        ranks[rank] = process_of(&id, rank as u32, Some(ranks[rank]));
+        ranks[rank] = process_of(&home, rank as u32, Some(ranks[rank]));
         eventually("all train on", LIMIT, || {
             let job = describe(&home, &id);
             step_of(&home, &id) > step && job["reason"]["text"] == "4 ranks run"
@@ -139,7 +140,7 @@ fn a_gang_that_has_lost_a_rank_comes_to_its_end() {
     job(&home, "{ min = 1, max = 4 }", 3000);
     let id = home.run(["submit", "job.toml"]).expect(0).out().trim().to_owned();
     // Before they have met, while they train, or at the end: the machine decides.
-    signal(process_of(&id, 2, None), "KILL");
+    signal(process_of(&home, 2, None), "KILL");
     home.run(["wait", &id]).expect(0);
     assert_eq!(step_of(&home, &id), 3000);
     let log = home.run(["logs", &id]).expect(0).out();
