@@ -1,6 +1,8 @@
 //! Who meets whom, where and for how long.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -62,6 +64,8 @@ pub struct Config {
     pub master_port: u16,
     /// How long [`connect`](crate::Communicator::connect) may take.
     pub rendezvous_timeout: Duration,
+    /// Raised where it is known meanwhile that a rank will not come: the rendezvous ends as at its deadline.
+    pub give_up: Option<Arc<AtomicBool>>,
     /// How long an operation may wait for its peers.
     pub op_timeout: Duration,
     /// Which transport to take; every rank's wish counts, and contrary ones are an error.
@@ -94,6 +98,7 @@ impl Config {
             master_addr: "127.0.0.1".into(),
             master_port: 29500,
             rendezvous_timeout: DEFAULT_RENDEZVOUS_TIMEOUT,
+            give_up: None,
             op_timeout: DEFAULT_OP_TIMEOUT,
             transport: TransportChoice::Auto,
             wire: Wire::Exact,
@@ -145,6 +150,11 @@ impl Config {
         }
         config.flight_dir = var("PHALANX_SCRATCH").filter(|path| !path.is_empty()).map(PathBuf::from);
         Ok(config)
+    }
+
+    /// Whether to wait for nobody any more.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.give_up.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed))
     }
 
     /// Checks what this rank can check alone.

@@ -151,7 +151,7 @@ pub struct Group {
     pub master_port: u16,
     /// They are to leave it after their next step.
     pub leave: bool,
-    /// A member is lost with its node: they are to leave it at once.
+    /// A member is lost: they are to leave it at once.
     pub lost: bool,
 }
 

@@ -13,14 +13,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 /// Groups of one attempt are told apart by the lower half of the collective's epoch.
 const ATTEMPT_SHIFT: u32 = 32;
-
-/// How long the ranks of an elastic gang, who were all at the door a moment ago, may take to meet: one that is killed before
-/// it comes is waited for so long.
-const MEETING: Duration = Duration::from_secs(20);
 
 /// A rank's place among the others.
 pub(crate) struct Place {
@@ -106,9 +101,9 @@ impl Place {
     /// How the collective meets here.
     pub(crate) fn config(&self) -> Config {
         let usual = Config::new(self.rank as usize, self.world as usize);
-        let rendezvous_timeout = if self.is_elastic() { MEETING } else { usual.rendezvous_timeout };
+        let bell = self.elastic.as_ref().and_then(|elastic| elastic.bell.as_ref());
         Config {
-            rendezvous_timeout,
+            give_up: bell.map(|bell| bell.heard.lost.clone()),
             epoch: self.epoch,
             master_addr: self.master_addr.clone(),
             master_port: self.master_port,
@@ -164,7 +159,8 @@ struct Heard {
     leave: AtomicBool,
     /// Gives the group up; there once the ranks have met.
     abort: Mutex<Option<AbortHandle>>,
-    lost: AtomicBool,
+    /// One of the group will not come, or not answer, any more.
+    lost: Arc<AtomicBool>,
 }
 
 impl Heard {

@@ -25,6 +25,8 @@ const MAX_STRANGERS: usize = 256;
 const BIND_RETRY: Duration = Duration::from_secs(2);
 /// Missing ranks about which everybody is told; more would be a message for every two ranks.
 const MAX_NAMED: usize = 16;
+/// Between two looks at what no socket tells.
+const MOMENT: Duration = Duration::from_millis(50);
 /// Bound on writing one answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -140,7 +142,8 @@ impl Desk<'_> {
             if missing.is_empty() {
                 return Ok(());
             }
-            let Some(left) = self.timer.left() else { return Err(self.timer.timed_out(missing)) };
+            let left = self.timer.left().filter(|_| !self.config.is_given_up());
+            let Some(left) = left else { return Err(self.timer.timed_out(missing)) };
             self.wait(&strangers, left);
             self.look_after_guests()?;
             self.let_in(&mut strangers);
@@ -162,7 +165,7 @@ impl Desk<'_> {
         polls.extend(strangers.iter().map(|s| PollFd::new(s.stream.as_fd(), PollFlags::POLLIN)));
         let guests = self.guests.iter().flatten();
         polls.extend(guests.map(|g| PollFd::new(g.stream.as_fd(), PollFlags::POLLIN)));
-        let moment = left.min(Duration::from_millis(500));
+        let moment = left.min(MOMENT);
         let timeout = PollTimeout::try_from(moment).unwrap_or(PollTimeout::ZERO);
         let _ = poll(&mut polls, timeout); // whatever it says, everything is looked at next
     }

@@ -47,7 +47,8 @@ pub(super) fn visit(config: &Config, timer: Timer, no_nccl: Option<String>) -> R
                 return go_on(config, *connected, timer);
             }
         }
-        let Some(left) = timer.left() else { return Err(timer.timed_out(vec![0])) };
+        let left = timer.left().filter(|_| !config.is_given_up());
+        let Some(left) = left else { return Err(timer.timed_out(vec![0])) };
         std::thread::sleep(retry.min(left));
         retry = (retry * 2).min(LAST_RETRY);
     }

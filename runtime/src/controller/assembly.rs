@@ -155,7 +155,10 @@ impl Controller {
         if !elastic || !exit.was_killed() || !may_fail || left < min || is_over(attempt) {
             return false;
         }
-        assembly.broken |= left < assembly.members.len();
+        if left < assembly.members.len() {
+            // They may be waiting for it, and know nothing of its end.
+            (assembly.broken, assembly.leave) = (true, true);
+        }
         assembly.members.retain(|member| member.rank != exit.rank);
         assembly.callers.remove(&exit.rank);
         let Some(rank) = attempt.ranks.get_mut(exit.rank as usize) else { return false };
@@ -175,6 +178,7 @@ impl Controller {
         self.effects.events.push(NewEvent::new(AGENT, "rank.restart", id, &text));
         job.reason = Reason::new("running", text);
         self.send(&node, Command::Restart { attempt: attempt_id, who });
+        self.say_group(id);
         self.assemble(id);
         true
     }
