@@ -37,6 +37,17 @@ pub(super) fn is_written_off(attempt: &Attempt, node: &NodeName) -> bool {
     attempt.ranks.iter().any(|rank| rank.lost && rank.node == *node)
 }
 
+/// Takes ranks out that are gone. The members that are left leave the group: they may wait for one of them, and between hosts
+/// nobody may have noticed.
+fn strike_off(assembly: &mut Assembly, gone: impl Fn(Rank) -> bool) {
+    let before = assembly.members.len();
+    assembly.members.retain(|member| !gone(member.rank));
+    assembly.callers.retain(|&rank, _| !gone(rank));
+    if assembly.members.len() < before {
+        (assembly.broken, assembly.leave) = (true, true);
+    }
+}
+
 impl Controller {
     /// A rank asks with whom it trains.
     pub(super) fn rank_meets(&mut self, id: JobId, who: Member, epoch: u32, port: u16) {
@@ -119,7 +130,7 @@ impl Controller {
             group.members.clone_from(&assembly.members);
             group.master_addr = self.nodes.get(&first.node)?.record.address.clone();
             (group.master_port, group.leave) = (assembly.port, assembly.leave);
-            group.lost = assembly.leave && assembly.broken;
+            group.lost = assembly.broken;
         }
         let nodes = run.nodes.iter().filter(|(_, node)| !node.gone).map(|(name, _)| name.clone()).collect();
         Some((job.attempt_id(), group, nodes))
@@ -155,12 +166,7 @@ impl Controller {
         if !elastic || !exit.was_killed() || !may_fail || left < min || is_over(attempt) {
             return false;
         }
-        if left < assembly.members.len() {
-            // They may be waiting for it, and know nothing of its end.
-            (assembly.broken, assembly.leave) = (true, true);
-        }
-        assembly.members.retain(|member| member.rank != exit.rank);
-        assembly.callers.remove(&exit.rank);
+        strike_off(assembly, |rank| rank == exit.rank);
         let Some(rank) = attempt.ranks.get_mut(exit.rank as usize) else { return false };
         (rank.running, rank.exit_code, rank.life) = (false, None, rank.life + 1);
         let (node, who) = (rank.node.clone(), Member { rank: exit.rank, life: rank.life });
@@ -199,12 +205,7 @@ impl Controller {
         if !elastic || run.ending.is_some() || left < min || is_over(attempt) {
             return false;
         }
-        if left < assembly.members.len() {
-            // Between hosts nobody may have noticed.
-            (assembly.broken, assembly.leave) = (true, true);
-        }
-        assembly.members.retain(|member| elsewhere(member.rank));
-        assembly.callers.retain(|&rank, _| elsewhere(rank));
+        strike_off(assembly, |rank| !elsewhere(rank));
         let all = attempt.ranks.len();
         attempt.ranks.iter_mut().filter(|rank| rank.node == *name).for_each(|rank| rank.lost = true);
         attempt.message = format!("{name} was lost; the ranks on other nodes went on");
