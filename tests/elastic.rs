@@ -121,15 +121,12 @@ fn killed_ranks_are_let_in_again_and_no_step_is_lost() {
     assert_eq!(events.matches("rank.restart").count(), 4, "{events}");
     let log = home.run(["logs", &id]).expect(0).out();
     assert_eq!(log.matches("training mlp").count(), 1, "nobody began anew:\n{log}");
+    // However fast the machine is: all that both have measured is the same, up to steps after the last kill.
     let (mine, whole) = (metrics(&home, &id), undisturbed(steps));
-    let same: Vec<bool> =
-        mine.iter().filter_map(|(key, value)| Some(whole.get(key)?.to_bits() == value.to_bits())).collect();
-    assert!(
-        same.len() > 100 && same.iter().all(|same| *same),
-        "{} of {}",
-        same.iter().filter(|same| **same).count(),
-        same.len()
-    );
+    let both = || mine.iter().filter_map(|(key, value)| Some((key, value, whole.get(key)?)));
+    let other: Vec<_> = both().filter(|(_, mine, whole)| mine.to_bits() != whole.to_bits()).collect();
+    assert!(other.is_empty(), "{other:?}");
+    assert!(both().any(|((step, _), ..)| *step + 100 >= steps), "nothing to compare near step {steps}");
     drop(service);
 }
 
