@@ -129,7 +129,7 @@ impl Leaf {
 
     fn children(&self) -> impl Iterator<Item = PathBuf> + use<> {
         let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
-        entries.map(|entry| entry.path()).filter(|path| path.is_dir())
+        entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path())
     }
 
     /// Whether a process, zombies aside, is in it or beneath it.
@@ -149,9 +149,11 @@ impl Leaf {
 
     /// Removes it and what is beneath it; it must be empty.
     pub(super) fn remove(&self) {
-        self.children().for_each(|child| Leaf(child).remove());
-        // One that cannot be removed is found again when the agent starts the next time.
-        let _ = fs::remove_dir(&self.0);
+        if fs::remove_dir(&self.0).is_err() {
+            self.children().for_each(|child| Leaf(child).remove());
+            // One that cannot be removed is found again when the agent starts the next time.
+            let _ = fs::remove_dir(&self.0);
+        }
     }
 
     /// Limits its memory, as v2 or v1 writes it.
@@ -184,10 +186,9 @@ impl Leaf {
     /// Ends and reaps what is in it, whoever it belonged to, and removes it; what stayed is told.
     pub(super) fn clear(&self) -> BTreeSet<i32> {
         let deadline = Instant::now() + KILL_BOUND;
-        self.kill();
         while self.is_populated() && Instant::now() < deadline {
-            std::thread::sleep(LOOK);
             self.kill();
+            std::thread::sleep(LOOK);
         }
         let left = self.processes();
         self.remove();
