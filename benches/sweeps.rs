@@ -29,10 +29,11 @@ const PART: usize = 1_000;
 const LOOKS: usize = 9;
 const RAY: f64 = 14.5;
 const ROUNDS: usize = 3;
+/// A name, how many trials a second there are, and how many there are to be.
+type Sweep = (&'static str, fn(&Home) -> f64, f64);
 
 fn main() {
-    let sweeps: [(&str, fn(&Home) -> f64, f64); 2] =
-        [("a process each", trivial, 50.0), ("built-in trainer, warm", built_in, 300.0)];
+    let sweeps: [Sweep; 2] = [("a process each", trivial, 50.0), ("built-in trainer, warm", built_in, 300.0)];
     let mut rates = sweeps.map(|_| Vec::new());
     let mut homes = Vec::new();
     for _ in 0..ROUNDS {
