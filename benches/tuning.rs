@@ -81,6 +81,11 @@ fn main() {
     run("study", through_study::run);
 }
 
+/// Said of what is to be at least or at most so much.
+fn word(is_met: bool) -> &'static str {
+    if is_met { "met" } else { "missed" }
+}
+
 /// A study of a sweep with these lines behind `[sweep]`.
 fn study(lines: &str) -> Study {
     let text = format!("version = 1\n[sweep]\n{lines}");

@@ -1,7 +1,7 @@
 //! Ask + parameters + tell.
 
 use super::statistics::{mean, median};
-use super::{Options, peer, study};
+use super::{Options, peer, study, word};
 use phalanx_tuner::{Ask, Outcome};
 use std::time::Instant;
 
@@ -12,6 +12,9 @@ const TRIALS_GP: usize = 100;
 const TRIALS_LONG: usize = 10_000;
 const DIMS: usize = 10;
 const REPEATS: u64 = 5;
+/// Milliseconds that a trial may cost, and how many times Optuna's speed that is to be at least.
+const GOALS: [(&str, f64); 2] = [("tpe", 0.2), ("gp", 3.0)];
+const OPTUNA_GOAL: f64 = 100.0;
 
 /// Mean over the trials of a run, median over runs; then the first and the last thousand of a long search.
 pub(crate) fn run(options: &Options) {
@@ -23,10 +26,19 @@ pub(crate) fn run(options: &Options) {
         let means: Vec<f64> = (0..REPEATS).map(|seed| mean(&times(search, seed, trials))).collect();
         let ours = median(&means);
         let (least, most) = means.iter().fold((f64::INFINITY, 0.0_f64), |(a, b), m| (a.min(*m), b.max(*m)));
-        print!("  {search:8} {ours:.4} ms (min {least:.4}, max {most:.4})");
+        let goal = GOALS.iter().find(|(of, _)| *of == search).map(|(_, goal)| *goal);
+        print!("  {search:8} {ours:.4} ms (min {least:.4}, max {most:.4}");
+        match goal {
+            Some(goal) => print!("; goal {goal}: {})", word(ours <= goal)),
+            None => print!(")"),
+        }
         for library in ["optuna", "rustuna"].into_iter().filter(|_| options.peer) {
             if let Some(theirs) = peer::cost(library, search, trials, DIMS) {
-                print!("   {library} {theirs:.3} ms   {:.1}x", theirs / ours);
+                let times = theirs / ours;
+                print!("   {library} {theirs:.3} ms   {times:.1}x");
+                if search == "tpe" && library == "optuna" {
+                    print!(" (goal {OPTUNA_GOAL}: {})", word(times >= OPTUNA_GOAL));
+                }
             }
         }
         println!();

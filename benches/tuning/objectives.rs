@@ -184,7 +184,7 @@ fn mixed7(params: &Params) -> f64 {
 }
 
 /// A family of learning curves.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Family {
     /// Power laws that cross.
     Curves,

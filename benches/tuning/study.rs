@@ -1,12 +1,14 @@
 //! Trials a second through `phalanx study`: a process, its pipes and its journal, one request at a time.
 
-use super::{Options, peer};
+use super::{Options, peer, word};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
 const TRIALS: u64 = 2000;
 const REPORTS: u64 = 1;
+/// Trials a second that there are to be.
+const GOAL: f64 = 2000.0;
 
 struct Study {
     requests: ChildStdin,
@@ -57,7 +59,7 @@ pub(crate) fn run(options: &Options) {
         let rate = TRIALS as f64 / start.elapsed().as_secs_f64();
         drop(study);
         child.wait().expect("the study ends");
-        print!("  {search:8} {rate:.0} trials/s");
+        print!("  {search:8} {rate:.0} trials/s (goal {GOAL}: {})", word(rate >= GOAL));
         let theirs = options.peer.then(|| peer::stored(search)).flatten();
         println!(
             "{}",
