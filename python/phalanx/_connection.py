@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any, Callable, Optional
@@ -48,8 +50,26 @@ _ERRORS = {
 }
 
 
+class _Channel:
+    """A channel, what calls on it say of their caller, and how many use it."""
+
+    def __init__(self, channel: Any, metadata: tuple[tuple[str, str], ...]) -> None:
+        self.channel = channel
+        self.metadata = metadata
+        self.users = 0
+        self._methods: dict[str, dict[str, Callable[..., Any]]] = {}
+
+    def method(self, service: str, method: str) -> Callable[..., Any]:
+        if service not in self._methods:
+            self._methods[service] = _wire.methods(self.channel, service)
+        return self._methods[service][method]
+
+
 class Connection:
-    """A connection that is made when needed, and made anew where the service came back at another address."""
+    """A connection that is made when needed, and made anew where the service came back at another address.
+
+    Threads share it: a channel that one of them gave up is closed once none uses it.
+    """
 
     def __init__(
         self, server: Optional[str], token_file: Optional[str], ca_file: Optional[str], data: Optional[str]
@@ -58,19 +78,18 @@ class Connection:
         self._token_file = token_file or os.environ.get("PHALANX_TOKEN_FILE") or None
         self._ca_file = ca_file or os.environ.get("PHALANX_CA_FILE") or None
         self._data = data or os.environ.get("PHALANX_DATA") or _default_data()
-        self._channel: Optional[Any] = None
-        self._metadata: tuple[tuple[str, str], ...] = ()
-        self._methods: dict[str, dict[str, Callable[..., Any]]] = {}
+        self._lock = threading.Lock()
+        self._channel: Optional[_Channel] = None
 
     def call(self, service: str, method: str, request: Any) -> Any:
         """One request, repeated while the service is away: it has to be one that may be sent twice."""
         patience = _Patience()
         while True:
             try:
-                call = self._method(service, method)
-                return call(request, metadata=self._metadata, timeout=CALL_S)
+                with self._used() as channel:
+                    return channel.method(service, method)(request, metadata=channel.metadata, timeout=CALL_S)
             except grpc.RpcError as error:
-                self._cut(error, _AWAY, patience)
+                self._cut(channel, error, _AWAY, patience)
             except Unavailable as error:
                 self._away(error, patience)
 
@@ -81,30 +100,43 @@ class Connection:
         after, patience = 0, _Patience()
         while True:
             try:
-                for message in self._method(service, method)(request(after), metadata=self._metadata):
-                    patience = _Patience()
-                    after = seq(message) or after
-                    yield message
+                with self._used() as channel:
+                    for message in channel.method(service, method)(request(after), metadata=channel.metadata):
+                        patience = _Patience()
+                        after = seq(message) or after
+                        yield message
                 return
             except grpc.RpcError as error:
-                self._cut(error, _CUT, patience)
+                self._cut(channel, error, _CUT, patience)
             except Unavailable as error:
                 self._away(error, patience)
 
     def close(self) -> None:
-        """Ends it; the next call makes it anew."""
-        if self._channel is not None:
-            self._channel.close()
-        self._channel, self._methods = None, {}
+        """Ends it, calls under way included; the next call makes it anew."""
+        with self._lock:
+            channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.channel.close()
 
-    def _method(self, service: str, method: str) -> Callable[..., Any]:
-        if self._channel is None:
-            self._open()
-        if service not in self._methods:
-            self._methods[service] = _wire.methods(self._channel, service)
-        return self._methods[service][method]
+    @contextlib.contextmanager
+    def _used(self) -> Iterator[_Channel]:
+        with self._lock:
+            if self._channel is None:
+                self._channel = self._open()
+            channel = self._channel
+            channel.users += 1
+        try:
+            yield channel
+        finally:
+            with self._lock:
+                channel.users -= 1
+                self._close_unused(channel)
 
-    def _open(self) -> None:
+    def _close_unused(self, channel: _Channel) -> None:
+        if channel is not self._channel and channel.users == 0:
+            channel.channel.close()
+
+    def _open(self) -> _Channel:
         endpoint = {} if self._server else _endpoint(self._data)
         server = self._server or endpoint.get("grpc")
         if not server:
@@ -117,7 +149,7 @@ class Connection:
                 token = file.read().strip()
         except OSError as error:
             raise Unauthenticated(f"no token for {server}: {error}; name its file by token_file") from error
-        self._metadata = (("authorization", f"Bearer {token}"),)
+        metadata = (("authorization", f"Bearer {token}"),)
         options = [("grpc.max_receive_message_length", MESSAGE_BYTES), ("grpc.keepalive_time_ms", 20_000)]
         if server.startswith(("127.", "localhost:", "[::1]")):
             # A proxy of this machine's environment does not lead to this machine.
@@ -126,14 +158,17 @@ class Connection:
         if ca_file:
             with open(ca_file, "rb") as trusted:
                 credentials = grpc.ssl_channel_credentials(trusted.read())
-            self._channel = grpc.secure_channel(server, credentials, options)
-        else:
-            self._channel = grpc.insecure_channel(server, options)
+            return _Channel(grpc.secure_channel(server, credentials, options), metadata)
+        return _Channel(grpc.insecure_channel(server, options), metadata)
 
-    def _cut(self, error: Any, passing: set[Any], patience: _Patience) -> None:
+    def _cut(self, channel: _Channel, error: Any, passing: set[Any], patience: _Patience) -> None:
         if error.code() not in passing:
             raise _error(error) from error
-        self.close()
+        with self._lock:
+            # Another thread may have made a new one already.
+            if self._channel is channel:
+                self._channel = None
+            self._close_unused(channel)
         self._away(Unavailable(f"the service is away: {error.details()}"), patience)
 
     def _away(self, error: Unavailable, patience: _Patience) -> None:

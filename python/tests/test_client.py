@@ -14,6 +14,8 @@ from tests.support import WithService
 
 MISSING = [name for name in ("grpc", "google.protobuf") if importlib.util.find_spec(name.split(".")[0]) is None]
 if not MISSING:
+    import grpc
+
     from phalanx import Client
     from phalanx.client import Job
     from phalanx.errors import Infeasible, InvalidFile, NotFound, Unauthenticated, Unavailable, WrongState
@@ -135,6 +137,27 @@ class Clients(WithService):
         for thread in threads:
             thread.join(60)
         self.assertEqual((seen, states), (["1", "2", "3", "4", "5", "6"], ["SUCCEEDED"]))
+
+    def test_what_one_thread_gave_up_serves_another_to_its_end(self) -> None:
+        from phalanx import _connection, _wire
+
+        class Away(grpc.RpcError):
+            def code(self) -> grpc.StatusCode:
+                return grpc.StatusCode.UNAVAILABLE
+
+            def details(self) -> str:
+                return "away"
+
+        connection = self.client._connection
+        nodes = _wire.message("NodesRequest")()
+        with connection._used() as channel:
+            connection._cut(channel, Away(), {grpc.StatusCode.UNAVAILABLE}, _connection._Patience())
+            self.assertEqual(len(self.client.nodes()), 1)
+            with connection._used() as another:
+                self.assertIsNot(another, channel)
+            channel.method("Cluster", "Nodes")(nodes, metadata=channel.metadata, timeout=10)
+        with self.assertRaisesRegex(ValueError, "closed"):
+            channel.method("Cluster", "Nodes")(nodes, metadata=channel.metadata, timeout=10)
 
     def until(self, so: Any, limit_s: float = 30.0) -> None:
         start = time.monotonic()
