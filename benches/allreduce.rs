@@ -170,7 +170,7 @@ fn find_python() -> Option<PathBuf> {
 }
 
 fn print_table(world: usize, rounds: usize, sizes: &[usize], times: &BTreeMap<&str, Vec<Times>>) {
-    println!("allreduce of f32, {world} ranks, us: median of {rounds} rounds (min to max)");
+    println!("allreduce of f32, {world} ranks, us: median of {rounds} rounds (min to max), algbw and busbw");
     for &size in sizes {
         let spread = |who: &str| -> Option<(f64, f64, f64)> {
             let mut all: Vec<f64> = times.get(who)?.iter().filter_map(|r| r.get(&size).copied()).collect();
@@ -180,7 +180,10 @@ fn print_table(world: usize, rounds: usize, sizes: &[usize], times: &BTreeMap<&s
         println!("{size} bytes");
         for who in ["shm", "tcp", "gloo", "openmpi", "copying", "limit"] {
             let Some((median, min, max)) = spread(who) else { continue };
-            print!("  {who:<8} {median:>10.1} ({min:.1} to {max:.1})");
+            // As nccl-tests state them.
+            let algbw = size as f64 / median / 1e3;
+            let busbw = algbw * 2.0 * (world as f64 - 1.0) / world as f64;
+            print!("  {who:<8} {median:>10.1} ({min:.1} to {max:.1})  {algbw:.2} and {busbw:.2} GB/s");
             let peers: &[&str] = match who {
                 "shm" => &["gloo", "openmpi", "copying", "limit"],
                 "tcp" => &["gloo"],

@@ -135,6 +135,15 @@ class Best:
 
 
 @dataclass(frozen=True)
+class Stint:
+    """A time during which a trial ran."""
+
+    start_time: Optional[datetime]
+    #: None while it runs.
+    end_time: Optional[datetime]
+
+
+@dataclass(frozen=True)
 class SweepTrial:
     """A trial of a sweep."""
 
@@ -147,7 +156,15 @@ class SweepTrial:
     step: Optional[int]
     #: Its job; empty where the sweep's trials run elsewhere.
     job: str
+    #: What made its parameters: ``enqueued``, ``random``, ``tpe``, ….
     sampler: str = field(default="", compare=False)
+    #: How it ended, where that needs saying.
+    message: str = ""
+    #: When it was handed out, and when it ended.
+    start_time: Optional[datetime] = None
+    end_time: Optional[datetime] = None
+    #: When it ran; between two it was paused, or waited to go on. Of very many the latest.
+    stints: list[Stint] = field(default_factory=list, repr=False)
 
 
 def reason(message: Any) -> Reason:
@@ -208,4 +225,8 @@ def sweep_trial(message: Any) -> SweepTrial:
         _wire.optional(message, "step"),
         message.job,
         message.sampler,
+        message.message,
+        _wire.time(message, "start_time"),
+        _wire.time(message, "end_time"),
+        [Stint(_wire.time(stint, "start_time"), _wire.time(stint, "end_time")) for stint in message.stints],
     )

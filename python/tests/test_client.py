@@ -186,6 +186,10 @@ class Clients(WithService):
             assert trial.value is not None
             self.assertAlmostEqual(trial.value, (trial.params["x"] - 1) ** 2)
             self.assertIsInstance(trial.params["k"], int)
+            (stint,) = trial.stints
+            times = [trial.start_time, stint.start_time, stint.end_time, trial.end_time]
+            assert all(times)
+            self.assertEqual(times, sorted(times))
             self.assertEqual(self.client.job(trial.job).trial, trial.number)
         assert ended.best is not None
         self.assertEqual(ended.best.number, min(trials, key=lambda trial: trial.value or 0.0).number)
