@@ -99,6 +99,10 @@ fn every_command_of_the_guide_to_the_dashboard_works() {
 #[test]
 fn every_command_of_the_guide_to_programs_works() {
     guide("docs/programs.md");
+    // What it shows is what it runs.
+    let guide = fs::read_to_string(root().join("docs/programs.md")).unwrap();
+    let example = fs::read_to_string(root().join("examples/shell/socket_lines.py")).unwrap();
+    assert!(guide.contains(&format!("```python\n{example}```")), "the guide shows another socket_lines.py");
 }
 
 #[test]
