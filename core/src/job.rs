@@ -47,7 +47,7 @@ pub struct Job {
     pub failures: u32,
     /// Every run of its gang, the oldest first.
     pub attempts: Vec<Attempt>,
-    /// Checkpoints in the service's keeping, in the order they were taken over.
+    /// Checkpoints in the service's keeping, by attempt, and within one in the order they were taken over.
     pub checkpoints: Vec<KeptCheckpoint>,
     /// The placement group it runs in, by its number: a later one of the same name is another.
     #[serde(default, skip_serializing_if = "Option::is_none")]

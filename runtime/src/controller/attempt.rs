@@ -4,6 +4,7 @@
 //! a `Stop` to every node and a `Gone` from every node, so that nothing is given away that is still in use.
 
 use super::assembly::{is_elastic, is_written_off};
+use super::checkpoints::started_from;
 use super::sweeps::{RUNG, STOPPED};
 use super::{Controller, Live, RETRY_FIRST, RETRY_LONGEST, holder};
 use crate::launch::{Launch, LaunchWork, RankLaunch};
@@ -390,6 +391,7 @@ impl Controller {
                 Some(at + (RETRY_FIRST * 2_u32.saturating_pow(live.fruitless - 1)).min(RETRY_LONGEST));
         }
         let reason = of_trial.unwrap_or_else(|| outcome_reason(job, next, &message));
+        self.let_checkpoints_go(id);
         self.enter(id, next, reason);
         if outcome == AttemptState::Resized && !self.stopping {
             self.go_on(now, id, &run.next);
@@ -535,8 +537,8 @@ fn params(job: &Job) -> Option<Params> {
 
 /// The checkpoint to go on from: the job's own latest, else the one that its trial starts from.
 fn restored_from(job: &Job) -> Option<PathBuf> {
-    let own = job.checkpoints.last().map(|checkpoint| checkpoint.path.clone());
-    own.or_else(|| job.trial.as_ref()?.from.clone())
+    let own = started_from(&job.checkpoints, job.attempt_id().number);
+    own.map(|at| job.checkpoints[at].path.clone()).or_else(|| job.trial.as_ref()?.from.clone())
 }
 
 fn workdir(job: &Job) -> PathBuf {

@@ -1,6 +1,7 @@
-//! Which of a job's checkpoints are kept: the best so many by the policy's metric, and the latest.
+//! Which of a job's checkpoints are kept: the best so many by the policy's metric, the latest, and while an attempt lasts the one
+//! that it started from, which a rank that is late, or started again, has yet to read.
 
-use super::Controller;
+use super::{Controller, Live};
 use crate::protocol::Command;
 use phalanx_core::id::AttemptId;
 use phalanx_core::spec::CheckpointPolicy;
@@ -20,19 +21,17 @@ impl Controller {
         path: &Path,
     ) {
         let Some(live) = self.jobs.get_mut(&attempt.job) else { return };
+        let current = live.job.attempt_id().number;
         let kept = &mut live.job.checkpoints;
         if kept.iter().any(|old| old.path == path) {
             return;
         }
-        kept.push(KeptCheckpoint {
-            attempt: attempt.number,
-            step,
-            time: at,
-            metric: live.metric,
-            path: path.to_owned(),
-            node: node.clone(),
-        });
-        let dropped = drop_worse(kept, &live.job.spec.checkpoint);
+        let (number, metric) = (attempt.number, live.metric);
+        let (path, node) = (path.to_owned(), node.clone());
+        // A node that was lost may come back with one of an earlier attempt.
+        let place = kept.partition_point(|old| old.attempt <= number);
+        kept.insert(place, KeptCheckpoint { attempt: number, step, time: at, metric, path, node });
+        let dropped = drop_worse(kept, &live.job.spec.checkpoint, Some(current));
         let group = live.job.group;
         if let Some(holder) = self.ground(group).and_then(|(cluster, _)| cluster.holder_mut(attempt)) {
             holder.saved = at;
@@ -40,6 +39,17 @@ impl Controller {
             self.replan |= !std::mem::replace(&mut holder.grows, true);
         }
         self.dirty.insert(attempt.job);
+        self.drop_all(dropped);
+    }
+
+    /// An attempt is over: nobody reads any more what it started from.
+    pub(super) fn let_checkpoints_go(&mut self, id: JobId) {
+        let Some(Live { job, .. }) = self.jobs.get_mut(&id) else { return };
+        let dropped = drop_worse(&mut job.checkpoints, &job.spec.checkpoint, None);
+        self.drop_all(dropped);
+    }
+
+    fn drop_all(&mut self, dropped: Vec<KeptCheckpoint>) {
         for old in dropped {
             self.send(&old.node, Command::DropCheckpoint { path: old.path });
         }
@@ -55,17 +65,27 @@ impl Controller {
     }
 }
 
-/// Takes out what need not be kept.
-fn drop_worse(kept: &mut Vec<KeptCheckpoint>, policy: &CheckpointPolicy) -> Vec<KeptCheckpoint> {
-    let latest = kept.len().saturating_sub(1);
+/// The latest checkpoint of the attempts before this one.
+pub(super) fn started_from(kept: &[KeptCheckpoint], attempt: u32) -> Option<usize> {
+    kept.iter().rposition(|checkpoint| checkpoint.attempt < attempt)
+}
+
+/// Takes out what need not be kept, while this attempt runs or none.
+fn drop_worse(
+    kept: &mut Vec<KeptCheckpoint>,
+    policy: &CheckpointPolicy,
+    attempt: Option<u32>,
+) -> Vec<KeptCheckpoint> {
+    let latest = kept.len().checked_sub(1);
+    let in_use = attempt.and_then(|attempt| started_from(kept, attempt));
     let mut order: Vec<usize> = (0..kept.len()).collect();
     order.sort_by(|&a, &b| better_first(kept, policy, a, b));
     let mut stays = vec![false; kept.len()];
     for &index in order.iter().take(policy.keep as usize) {
         stays[index] = true;
     }
-    if let Some(stay) = stays.get_mut(latest) {
-        *stay = true;
+    for index in [latest, in_use].into_iter().flatten() {
+        stays[index] = true;
     }
     let mut stays = stays.into_iter();
     kept.extract_if(.., |_| !stays.next().unwrap_or(true)).collect()
@@ -99,9 +119,21 @@ mod tests {
         let mut kept = Vec::new();
         for (step, &metric) in metrics.iter().enumerate() {
             kept.push(checkpoint(step as u64, metric));
-            drop_worse(&mut kept, &policy);
+            drop_worse(&mut kept, &policy, None);
         }
         kept.iter().map(|checkpoint| checkpoint.step).collect()
+    }
+
+    #[test]
+    fn what_an_attempt_started_from_stays_as_long_as_it_runs() {
+        let policy = CheckpointPolicy::default();
+        let mut kept: Vec<KeptCheckpoint> = (0..4).map(|step| checkpoint(step, None)).collect();
+        kept[2..].iter_mut().for_each(|checkpoint| checkpoint.attempt = 2);
+        let steps = |kept: &[KeptCheckpoint]| kept.iter().map(|kept| kept.step).collect::<Vec<u64>>();
+        assert_eq!(steps(&drop_worse(&mut kept, &policy, Some(2))), [0, 2]);
+        assert_eq!(steps(&drop_worse(&mut kept, &policy, Some(2))), [0; 0]);
+        assert_eq!(steps(&drop_worse(&mut kept, &policy, None)), [1]);
+        assert_eq!(steps(&kept), [3]);
     }
 
     #[test]

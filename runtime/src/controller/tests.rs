@@ -298,6 +298,54 @@ fn a_paused_job_goes_on_from_its_checkpoint() {
 }
 
 #[test]
+fn a_rank_that_starts_late_finds_the_checkpoint_of_its_attempt() {
+    let mut scene = Scene::new(&["a"]);
+    let job = scene.submit("max_failures = 1\n[gang]\nworkers = 2\n");
+    scene.run_ranks("a", job, 0..2);
+    let hand_over = |scene: &mut Scene, step: u64| {
+        let path = format!("/c/{step}").into();
+        scene.happened("a", job, Happening::Checkpoint { step, path });
+        let dropped = scene.take_sent().into_iter().filter_map(|(_, command)| match command {
+            Command::DropCheckpoint { path } => Some(path.to_str().unwrap().to_owned()),
+            _ => None,
+        });
+        dropped.collect::<Vec<String>>()
+    };
+    assert_eq!(hand_over(&mut scene, 1), [""; 0]);
+    assert_eq!(hand_over(&mut scene, 2), ["/c/1"]);
+    scene.exit("a", job, 0, 1, false);
+    scene.exit("a", job, 1, 143, true);
+    scene.gone("a", job);
+    scene.run_ranks("a", job, 0..1);
+    // Rank 1 has yet to read the one that both started from.
+    assert_eq!((hand_over(&mut scene, 3), hand_over(&mut scene, 4)), (vec![], vec!["/c/3".to_owned()]));
+    scene.happened("a", job, Happening::RankStarted { rank: 1, pid: 1, life: 0 });
+    let steps =
+        |scene: &Scene| scene.stored[&job].checkpoints.iter().map(|kept| kept.step).collect::<Vec<u64>>();
+    assert_eq!(steps(&scene), [2, 4]);
+    (0..2).for_each(|rank| scene.exit("a", job, rank, 0, false));
+    scene.gone("a", job);
+    assert_eq!((scene.state(job), steps(&scene)), (JobState::Succeeded, vec![4]));
+}
+
+#[test]
+fn a_lost_node_brings_an_older_checkpoint_and_the_latest_stays_the_latest() {
+    let mut scene = Scene::new(&["a"]);
+    let job = scene.submit("max_failures = 1\n");
+    scene.run_ranks("a", job, 0..1);
+    scene.exit("a", job, 0, 1, false);
+    scene.gone("a", job);
+    scene.run_ranks("a", job, 0..1);
+    scene.happened("a", job, Happening::Checkpoint { step: 9, path: "/c/9".into() });
+    let attempt = AttemptId { job, number: 1 };
+    let what = Happening::Checkpoint { step: 5, path: "/c/5".into() };
+    let late = AgentEvent { seq: 100, attempt, time: scene.now, what };
+    scene.controller.happened(scene.now, &node("a"), &late);
+    scene.settle();
+    assert_eq!(scene.stored[&job].checkpoints.last().unwrap().step, 9);
+}
+
+#[test]
 fn a_job_that_outruns_its_limit_fails_with_124() {
     let mut scene = Scene::new(&["a"]);
     let job = scene.submit("time_limit = \"10s\"\n");
