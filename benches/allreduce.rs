@@ -21,7 +21,9 @@ type Times = BTreeMap<usize, f64>;
 type Goals = &'static [(usize, f64)];
 
 /// Rounds in which each is measured once, unless said otherwise.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
+/// Sizes up to this one are measured in one go, each larger one by itself.
+const SMALL: usize = 1 << 20;
 const SIZES: [usize; 5] = [DEFAULT_SIZES[0], DEFAULT_SIZES[1], DEFAULT_SIZES[2], DEFAULT_SIZES[3], 100 << 20];
 
 /// (ranks, ours, peer) and the goals of the ratio of their times.
@@ -68,17 +70,26 @@ fn main() -> Result<(), Failed> {
         println!("OpenMPI is absent ({why}): apt-get install openmpi-bin libopenmpi-dev");
     }
     let mut times: BTreeMap<&str, Vec<Times>> = BTreeMap::new();
-    for _ in 0..rounds {
-        times.entry("shm").or_default().push(ours(world, &sizes, TransportChoice::Shm, false)?);
-        if let Some(python) = &python {
-            times.entry("gloo").or_default().push(gloo(python, world, &sizes)?);
+    for round in 0..rounds {
+        // What is compared is measured within seconds: the cores of a virtual machine are near each other or far, for a
+        // minute or for an hour.
+        for sizes in sizes.chunk_by(|_, next| *next <= SMALL) {
+            let mut note = |who: &'static str, measured: Times| {
+                let of_who = times.entry(who).or_default();
+                of_who.resize_with(round + 1, Times::new);
+                of_who[round].extend(measured);
+            };
+            note("shm", ours(world, sizes, TransportChoice::Shm, false)?);
+            if let Ok(program) = &openmpi {
+                note("openmpi", mpi(program, world, sizes, None)?);
+                note("copying", mpi(program, world, sizes, Some("none"))?);
+            }
+            note("limit", ours(world, sizes, TransportChoice::Shm, true)?);
+            note("tcp", ours(world, sizes, TransportChoice::Tcp, false)?);
+            if let Some(python) = &python {
+                note("gloo", gloo(python, world, sizes)?);
+            }
         }
-        times.entry("tcp").or_default().push(ours(world, &sizes, TransportChoice::Tcp, false)?);
-        if let Ok(program) = &openmpi {
-            times.entry("openmpi").or_default().push(mpi(program, world, &sizes, None)?);
-            times.entry("copying").or_default().push(mpi(program, world, &sizes, Some("none"))?);
-        }
-        times.entry("limit").or_default().push(ours(world, &sizes, TransportChoice::Shm, true)?);
     }
     print_table(world, rounds, &sizes, &times);
     for transport in [TransportChoice::Shm, TransportChoice::Tcp] {
@@ -170,36 +181,42 @@ fn find_python() -> Option<PathBuf> {
 }
 
 fn print_table(world: usize, rounds: usize, sizes: &[usize], times: &BTreeMap<&str, Vec<Times>>) {
-    println!("allreduce of f32, {world} ranks, us: median of {rounds} rounds (min to max), algbw and busbw");
+    println!("allreduce of f32, {world} ranks, us: median of {rounds} rounds (min to max), algbw and busbw;");
+    println!("how many times the speed of each peer: median over rounds of both in one round");
     for &size in sizes {
-        let spread = |who: &str| -> Option<(f64, f64, f64)> {
-            let mut all: Vec<f64> = times.get(who)?.iter().filter_map(|r| r.get(&size).copied()).collect();
-            all.sort_by(f64::total_cmp);
-            Some((*all.get(all.len() / 2)?, *all.first()?, *all.last()?))
+        let of = |who: &str| -> Vec<f64> {
+            times.get(who).into_iter().flatten().filter_map(|round| round.get(&size).copied()).collect()
         };
         println!("{size} bytes");
         for who in ["shm", "tcp", "gloo", "openmpi", "copying", "limit"] {
-            let Some((median, min, max)) = spread(who) else { continue };
+            let ours = of(who);
+            let Some((low, us, high)) = spread(ours.clone()) else { continue };
             // As nccl-tests state them.
-            let algbw = size as f64 / median / 1e3;
+            let algbw = size as f64 / us / 1e3;
             let busbw = algbw * 2.0 * (world as f64 - 1.0) / world as f64;
-            print!("  {who:<8} {median:>10.1} ({min:.1} to {max:.1})  {algbw:.2} and {busbw:.2} GB/s");
+            print!("  {who:<8} {us:>10.1} ({low:.1} to {high:.1})  {algbw:.2} and {busbw:.2} GB/s");
             let peers: &[&str] = match who {
                 "shm" => &["gloo", "openmpi", "copying", "limit"],
                 "tcp" => &["gloo"],
                 _ => &[],
             };
             for peer in peers {
-                let Some((theirs, ..)) = spread(peer) else { continue };
-                print!("  {:.2}x {peer}", theirs / median);
+                let ratios = of(peer).iter().zip(&ours).map(|(theirs, ours)| theirs / ours).collect();
+                let Some((_, ratio, _)) = spread(ratios) else { continue };
+                print!("  {ratio:.2}x {peer}");
                 let goals = GOALS.iter().find(|(w, ours, p, _)| (*w, *ours, *p) == (world, who, *peer));
                 let goal = goals.and_then(|(.., goals)| goals.iter().find(|(bytes, _)| *bytes == size));
                 if let Some((_, goal)) = goal {
-                    let word = if theirs / median >= *goal { "met" } else { "missed" };
-                    print!(" (goal {goal}: {word})");
+                    print!(" (goal {goal}: {})", if ratio >= *goal { "met" } else { "missed" });
                 }
             }
             println!();
         }
     }
+}
+
+/// The least, the median and the most.
+fn spread(mut values: Vec<f64>) -> Option<(f64, f64, f64)> {
+    values.sort_by(f64::total_cmp);
+    Some((*values.first()?, *values.get(values.len() / 2)?, *values.last()?))
 }
