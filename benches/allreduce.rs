@@ -7,12 +7,19 @@
 //! copies large messages from one process to the other (CMA), and with that turned off (`copying`), where they pass through
 //! shared memory: the faster one up to some 25 MiB. The goals are for the first; the second is printed beside it.
 
+#[path = "support/spread.rs"]
+mod spread;
+#[path = "support/verdict.rs"]
+mod verdict;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use phalanx_collective::TransportChoice;
-use phalanx_collective::bench::{self, DEFAULT_SIZES, Plan};
+use phalanx_collective::bench::{self, DEFAULT_SIZES, Measured, Plan};
+use spread::spread;
+use verdict::verdict;
 
 type Failed = Box<dyn std::error::Error>;
 /// Microseconds by size.
@@ -190,33 +197,32 @@ fn print_table(world: usize, rounds: usize, sizes: &[usize], times: &BTreeMap<&s
         println!("{size} bytes");
         for who in ["shm", "tcp", "gloo", "openmpi", "copying", "limit"] {
             let ours = of(who);
-            let Some((low, us, high)) = spread(ours.clone()) else { continue };
-            // As nccl-tests state them.
-            let algbw = size as f64 / us / 1e3;
-            let busbw = algbw * 2.0 * (world as f64 - 1.0) / world as f64;
-            print!("  {who:<8} {us:>10.1} ({low:.1} to {high:.1})  {algbw:.2} and {busbw:.2} GB/s");
+            if ours.is_empty() {
+                continue;
+            }
+            let (median, low, high) = spread(&ours);
+            let Measured { us, algbw_gbps, busbw_gbps, .. } = Measured::new(size, median / 1e6, world);
+            print!("  {who:<8} {us:>10.1} ({low:.1} to {high:.1})  {algbw_gbps:.2} and {busbw_gbps:.2} GB/s");
             let peers: &[&str] = match who {
                 "shm" => &["gloo", "openmpi", "copying", "limit"],
                 "tcp" => &["gloo"],
                 _ => &[],
             };
             for peer in peers {
-                let ratios = of(peer).iter().zip(&ours).map(|(theirs, ours)| theirs / ours).collect();
-                let Some((_, ratio, _)) = spread(ratios) else { continue };
+                let ratios: Vec<f64> =
+                    of(peer).iter().zip(&ours).map(|(theirs, ours)| theirs / ours).collect();
+                if ratios.is_empty() {
+                    continue;
+                }
+                let (ratio, ..) = spread(&ratios);
                 print!("  {ratio:.2}x {peer}");
                 let goals = GOALS.iter().find(|(w, ours, p, _)| (*w, *ours, *p) == (world, who, *peer));
                 let goal = goals.and_then(|(.., goals)| goals.iter().find(|(bytes, _)| *bytes == size));
                 if let Some((_, goal)) = goal {
-                    print!(" (goal {goal}: {})", if ratio >= *goal { "met" } else { "missed" });
+                    print!(" (goal {goal}: {})", verdict(ratio >= *goal));
                 }
             }
             println!();
         }
     }
-}
-
-/// The least, the median and the most.
-fn spread(mut values: Vec<f64>) -> Option<(f64, f64, f64)> {
-    values.sort_by(f64::total_cmp);
-    Some((*values.first()?, *values.get(values.len() / 2)?, *values.last()?))
 }

@@ -8,15 +8,21 @@
 //! this run: 1.0 trivial trials a second, 14.5 with `reuse_actors`.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+#[path = "support/spread.rs"]
+mod spread;
 #[path = "../tests/support/mod.rs"]
 mod support;
 #[path = "../tests/support/sweeper.rs"]
 mod sweeper;
+#[path = "support/verdict.rs"]
+mod verdict;
 
 use phalanx_api::v1::trial::State;
+use spread::spread;
 use std::time::Instant;
 use support::{Home, Service};
 use sweeper::Sweeper;
+use verdict::verdict;
 
 const TRIVIAL: usize = 200;
 /// Trials of the built-in trainer, how many run at a time, and the rows they train on.
@@ -43,10 +49,9 @@ fn main() {
             homes.push(home);
         }
     }
-    for ((what, _, goal), mut rates) in sweeps.into_iter().zip(rates) {
-        rates.sort_by(f64::total_cmp);
-        let (low, rate, high) = (rates[0], rates[ROUNDS / 2], rates[ROUNDS - 1]);
-        let word = if rate >= goal { "met" } else { "missed" };
+    for ((what, _, goal), rates) in sweeps.into_iter().zip(rates) {
+        let (rate, low, high) = spread(&rates);
+        let word = verdict(rate >= goal);
         println!(
             "trivial trials, {what:<22} {rate:5.0} trials/s ({low:.0} to {high:.0}; goal {goal:.0}: {word})   Ray Tune: {RAY} at best ({:.1}x)",
             rate / RAY

@@ -3,6 +3,11 @@
 //! `cargo bench --bench training [-- mlp|cnn|transformer|start|checkpoint …]`. PyTorch's interpreter is `$PHALANX_PEERS` (a
 //! program, or a folder with `venv/bin/python` or `bin/python`), else a `python3` that can import it.
 
+#[path = "support/spread.rs"]
+mod spread;
+#[path = "support/verdict.rs"]
+mod verdict;
+
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -13,6 +18,9 @@ use phalanx_trainer::{
     Activation, Batch, Cnn, CnnSpec, Dataset, Environment, Error, Gradient, Loss, Mlp, Model, Norm, Sample,
     Targets, Tensor, Transformer, TransformerSpec, WorkerSpec, Write, run_on,
 };
+
+use spread::spread;
+use verdict::verdict;
 
 type Failed = Box<dyn std::error::Error>;
 
@@ -72,10 +80,10 @@ fn compare(net: &str, steps: usize, goal: f64, python: Option<&Path>) -> Result<
     }
     let median = |who: &str| rounds.get(who).map(|found| spread(found).0);
     if let (Some(ours), Some(apart)) = (median("ours"), median("ours apart")) {
-        verdict("  ours over the same ranks without communication", ours / apart, EFFICIENCY);
+        print_verdict("  ours over the same ranks without communication", ours / apart, EFFICIENCY);
     }
     if let (Some(ours), Some(ddp)) = (median("ours"), median("PyTorch DDP")) {
-        verdict("  ours over PyTorch DDP", ours / ddp, goal);
+        print_verdict("  ours over PyTorch DDP", ours / ddp, goal);
     }
     if let (Some(ddp), Some(apart)) = (median("PyTorch DDP"), median("PyTorch apart")) {
         println!("  PyTorch DDP over PyTorch apart: {:.2}", ddp / apart);
@@ -83,14 +91,8 @@ fn compare(net: &str, steps: usize, goal: f64, python: Option<&Path>) -> Result<
     Ok(())
 }
 
-fn verdict(what: &str, found: f64, goal: f64) {
-    println!("{what}: {found:.2} (goal {goal}: {})", if found >= goal { "met" } else { "missed" });
-}
-
-fn spread(found: &[f64]) -> (f64, f64, f64) {
-    let mut sorted = found.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    (sorted[sorted.len() / 2], sorted[0], sorted[sorted.len() - 1])
+fn print_verdict(what: &str, found: f64, goal: f64) {
+    println!("{what}: {found:.2} (goal {goal}: {})", verdict(found >= goal));
 }
 
 /// Steps a second of the slower of two ranks, as one gang or apart.
@@ -319,7 +321,7 @@ fn checkpoint() -> Result<(), Failed> {
     let (pause, copy) = (spread(&with).0 - spread(&without).0, spread(&copies).0);
     let met = pause <= copy + 1e3 * ALLOWED.as_secs_f64();
     println!("a checkpoint of 100 MB holds training up for {pause:.1} ms; one copy takes {copy:.1} ms");
-    println!("  goal one copy and {} ms: {}", ALLOWED.as_millis(), if met { "met" } else { "missed" });
+    println!("  goal one copy and {} ms: {}", ALLOWED.as_millis(), verdict(met));
     Ok(())
 }
 

@@ -25,10 +25,13 @@ mod statistics;
 mod stopping;
 #[path = "tuning/study.rs"]
 mod through_study;
+#[path = "support/verdict.rs"]
+mod verdict;
 
 use phalanx_core::spec::SweepSpec;
 use phalanx_tuner::Study;
 use std::path::PathBuf;
+use verdict::verdict;
 
 /// What the command line asks for.
 struct Options {
@@ -79,11 +82,6 @@ fn main() {
     run("fronts", fronts::run);
     run("stopping", stopping::run);
     run("study", through_study::run);
-}
-
-/// Said of what is to be at least or at most so much.
-fn word(is_met: bool) -> &'static str {
-    if is_met { "met" } else { "missed" }
 }
 
 /// A study of a sweep with these lines behind `[sweep]`.

@@ -1,7 +1,7 @@
 //! Ask + parameters + tell.
 
 use super::statistics::{mean, median};
-use super::{Options, peer, study, word};
+use super::{Options, peer, study, verdict};
 use phalanx_tuner::{Ask, Outcome};
 use std::time::Instant;
 
@@ -29,7 +29,7 @@ pub(crate) fn run(options: &Options) {
         let goal = GOALS.iter().find(|(of, _)| *of == search).map(|(_, goal)| *goal);
         print!("  {search:8} {ours:.4} ms (min {least:.4}, max {most:.4}");
         match goal {
-            Some(goal) => print!("; goal {goal}: {})", word(ours <= goal)),
+            Some(goal) => print!("; goal {goal}: {})", verdict(ours <= goal)),
             None => print!(")"),
         }
         for library in ["optuna", "rustuna"].into_iter().filter(|_| options.peer) {
@@ -37,7 +37,7 @@ pub(crate) fn run(options: &Options) {
                 let times = theirs / ours;
                 print!("   {library} {theirs:.3} ms   {times:.1}x");
                 if search == "tpe" && library == "optuna" {
-                    print!(" (goal {OPTUNA_GOAL}: {})", word(times >= OPTUNA_GOAL));
+                    print!(" (goal {OPTUNA_GOAL}: {})", verdict(times >= OPTUNA_GOAL));
                 }
             }
         }

@@ -3,7 +3,7 @@
 use super::chart::{Chart, Line};
 use super::objectives::{FUNCTIONS, Function, OFF_CENTRE, OTHER_SHAPES};
 use super::statistics::{median, wilcoxon};
-use super::{Options, study, word};
+use super::{Options, study, verdict};
 use phalanx_tuner::{Ask, Outcome};
 use serde_json::Value;
 use std::collections::VecDeque;
@@ -147,7 +147,9 @@ impl Verdicts {
         ] {
             print!("    {what} {} / {}", counts[0], counts[1]);
             match goal.filter(|_| self.functions == FUNCTIONS.len()) {
-                Some(goal) => println!(" (goal {goal}: {})", word(counts.iter().all(|count| *count >= goal))),
+                Some(goal) => {
+                    println!(" (goal {goal}: {})", verdict(counts.iter().all(|count| *count >= goal)))
+                }
                 None => println!(),
             }
         }

@@ -3,7 +3,7 @@
 use super::chart::{Chart, Line};
 use super::objectives::{Curve, Family};
 use super::statistics::{mean, median};
-use super::{Options, peer, study, word};
+use super::{Options, peer, study, verdict};
 use phalanx_tuner::{Ask, Decision, Outcome};
 use std::collections::BTreeMap;
 
@@ -63,7 +63,7 @@ fn print_goal(family: Family, rule: &str, epochs: f64, regret: f64) {
         let (times, of_regret) = (epochs / their_epochs, regret / their_regret);
         print!("   {times:.2}x the epochs and {of_regret:.2}x the mean regret of Optuna's");
         if rule == "asha lower" {
-            print!(" (goal {EPOCHS_GOAL} and 1: {})", word(times <= EPOCHS_GOAL && of_regret <= 1.0));
+            print!(" (goal {EPOCHS_GOAL} and 1: {})", verdict(times <= EPOCHS_GOAL && of_regret <= 1.0));
         }
     }
 }
@@ -96,7 +96,7 @@ fn equal_epochs(options: &Options, seeds: u64) {
             lines.push(Line { name: rule.to_owned(), points: points.filter(|(_, y)| *y < 1.0).collect() });
         }
         let stop = by_rule["asha"].min(by_rule["asha lower"]);
-        let is_met = word(by_rule["promote"] < stop);
+        let is_met = verdict(by_rule["promote"] < stop);
         println!("  {family:?} after {} epochs: promote less than asha ({is_met})", BUDGETS[COMPARED]);
         let title = format!("{}: mean of {seeds} seeds", family.as_str());
         let (x, y) = ("epochs spent", "regret");

@@ -1,6 +1,6 @@
 //! Trials a second through `phalanx study`: a process, its pipes and its journal, one request at a time.
 
-use super::{Options, peer, word};
+use super::{Options, peer, verdict};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
@@ -59,7 +59,7 @@ pub(crate) fn run(options: &Options) {
         let rate = TRIALS as f64 / start.elapsed().as_secs_f64();
         drop(study);
         child.wait().expect("the study ends");
-        print!("  {search:8} {rate:.0} trials/s (goal {GOAL}: {})", word(rate >= GOAL));
+        print!("  {search:8} {rate:.0} trials/s (goal {GOAL}: {})", verdict(rate >= GOAL));
         let theirs = options.peer.then(|| peer::stored(search)).flatten();
         println!(
             "{}",

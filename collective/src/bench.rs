@@ -73,7 +73,8 @@ pub struct Measured {
 }
 
 impl Measured {
-    fn new(bytes: usize, seconds: f64, world: usize) -> Self {
+    /// A call that took so long between so many ranks.
+    pub fn new(bytes: usize, seconds: f64, world: usize) -> Self {
         let algbw_gbps = bytes as f64 / seconds / 1e9;
         let busbw_gbps = algbw_gbps * 2.0 * (world as f64 - 1.0) / world as f64;
         Measured { bytes, us: seconds * 1e6, algbw_gbps, busbw_gbps }
