@@ -391,7 +391,7 @@ impl Controller {
                 Some(at + (RETRY_FIRST * 2_u32.saturating_pow(live.fruitless - 1)).min(RETRY_LONGEST));
         }
         let reason = of_trial.unwrap_or_else(|| outcome_reason(job, next, &message));
-        self.let_checkpoints_go(id);
+        self.drop_checkpoints(id);
         self.enter(id, next, reason);
         if outcome == AttemptState::Resized && !self.stopping {
             self.go_on(now, id, &run.next);

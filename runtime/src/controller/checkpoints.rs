@@ -21,7 +21,6 @@ impl Controller {
         path: &Path,
     ) {
         let Some(live) = self.jobs.get_mut(&attempt.job) else { return };
-        let current = live.job.attempt_id().number;
         let kept = &mut live.job.checkpoints;
         if kept.iter().any(|old| old.path == path) {
             return;
@@ -31,7 +30,6 @@ impl Controller {
         // A node that was lost may come back with one of an earlier attempt.
         let place = kept.partition_point(|old| old.attempt <= number);
         kept.insert(place, KeptCheckpoint { attempt: number, step, time: at, metric, path, node });
-        let dropped = drop_worse(kept, &live.job.spec.checkpoint, Some(current));
         let group = live.job.group;
         if let Some(holder) = self.ground(group).and_then(|(cluster, _)| cluster.holder_mut(attempt)) {
             holder.saved = at;
@@ -39,18 +37,14 @@ impl Controller {
             self.replan |= !std::mem::replace(&mut holder.grows, true);
         }
         self.dirty.insert(attempt.job);
-        self.drop_all(dropped);
+        self.drop_checkpoints(attempt.job);
     }
 
-    /// An attempt is over: nobody reads any more what it started from.
-    pub(super) fn let_checkpoints_go(&mut self, id: JobId) {
+    /// Lets those go that need not be kept, after one has come or an attempt is over.
+    pub(super) fn drop_checkpoints(&mut self, id: JobId) {
         let Some(Live { job, .. }) = self.jobs.get_mut(&id) else { return };
-        let dropped = drop_worse(&mut job.checkpoints, &job.spec.checkpoint, None);
-        self.drop_all(dropped);
-    }
-
-    fn drop_all(&mut self, dropped: Vec<KeptCheckpoint>) {
-        for old in dropped {
+        let running = job.run.as_ref().map(|_| job.attempt_id().number);
+        for old in drop_worse(&mut job.checkpoints, &job.spec.checkpoint, running) {
             self.send(&old.node, Command::DropCheckpoint { path: old.path });
         }
     }
@@ -74,10 +68,10 @@ pub(super) fn started_from(kept: &[KeptCheckpoint], attempt: u32) -> Option<usiz
 fn drop_worse(
     kept: &mut Vec<KeptCheckpoint>,
     policy: &CheckpointPolicy,
-    attempt: Option<u32>,
+    running: Option<u32>,
 ) -> Vec<KeptCheckpoint> {
     let latest = kept.len().checked_sub(1);
-    let in_use = attempt.and_then(|attempt| started_from(kept, attempt));
+    let in_use = running.and_then(|attempt| started_from(kept, attempt));
     let mut order: Vec<usize> = (0..kept.len()).collect();
     order.sort_by(|&a, &b| better_first(kept, policy, a, b));
     let mut stays = vec![false; kept.len()];
