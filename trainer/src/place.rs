@@ -83,16 +83,18 @@ impl Place {
         self.elastic.as_ref().is_none_or(|elastic| elastic.group == 1)
     }
 
+    fn bell(&self) -> Option<&Bell> {
+        self.elastic.as_ref()?.bell.as_ref()
+    }
+
     /// Whether this rank has been asked to find its next place.
     pub(crate) fn is_over(&self) -> bool {
-        let bell = self.elastic.as_ref().and_then(|elastic| elastic.bell.as_ref());
-        bell.is_some_and(|bell| bell.heard.leave.load(Ordering::Relaxed))
+        self.bell().is_some_and(|bell| bell.heard.leave.load(Ordering::Relaxed))
     }
 
     /// The ranks have met here: what `abort` gives up where one of them is lost with its host.
     pub(crate) fn met(&self, abort: AbortHandle) {
-        let bell = self.elastic.as_ref().and_then(|elastic| elastic.bell.as_ref());
-        if let Some(Bell { heard, .. }) = bell {
+        if let Some(Bell { heard, .. }) = self.bell() {
             *heard.abort.lock().unwrap_or_else(PoisonError::into_inner) = Some(abort);
             heard.abort_if_lost();
         }
@@ -100,14 +102,12 @@ impl Place {
 
     /// How the collective meets here.
     pub(crate) fn config(&self) -> Config {
-        let usual = Config::new(self.rank as usize, self.world as usize);
-        let bell = self.elastic.as_ref().and_then(|elastic| elastic.bell.as_ref());
         Config {
-            give_up: bell.map(|bell| bell.heard.lost.clone()),
+            give_up: self.bell().map(|bell| bell.heard.lost.clone()),
             epoch: self.epoch,
             master_addr: self.master_addr.clone(),
             master_port: self.master_port,
-            ..usual
+            ..Config::new(self.rank as usize, self.world as usize)
         }
     }
 }
