@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const ENDLESS: u64 = 1 << 40;
 
 /// Ranks that take long enough to be killed; the shards make sums that are the same for any number of them.
-fn job(home: &Home, workers: &str, steps: u64) {
+fn submit(home: &Home, workers: &str, steps: u64) -> String {
     let data = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/digits/digits.csv");
     let text = format!(
         "version = 1\nmax_failures = 9\ngrace = \"1s\"\n[gang]\ncpus = 0.5\nworkers = {workers}\n[train]\n\
@@ -25,6 +25,7 @@ fn job(home: &Home, workers: &str, steps: u64) {
          steps = {steps}\nbatch_size = 32\ndeterministic = \"logical-shards\"\nlog_every = 50\nema = 0.99\n"
     );
     home.file("job.toml", &text);
+    home.run(["submit", "job.toml"]).expect(0).out().trim().to_owned()
 }
 
 fn describe(home: &Home, id: &str) -> Value {
@@ -81,8 +82,7 @@ fn step_of(home: &Home, id: &str) -> u64 {
 fn undisturbed(steps: u64) -> BTreeMap<(u64, String), f64> {
     let home = Home::new();
     let _service = Service::start(&home);
-    job(&home, "1", steps);
-    let id = home.run(["submit", "job.toml"]).expect(0).out().trim().to_owned();
+    let id = submit(&home, "1", steps);
     home.run(["wait", &id]).expect(0);
     metrics(&home, &id)
 }
@@ -91,8 +91,7 @@ fn undisturbed(steps: u64) -> BTreeMap<(u64, String), f64> {
 fn killed_ranks_are_let_in_again_and_no_step_is_lost() {
     let home = Home::new();
     let mut service = Service::start(&home);
-    job(&home, "{ min = 1, max = 4 }", ENDLESS);
-    let id = home.run(["submit", "job.toml"]).expect(0).out().trim().to_owned();
+    let id = submit(&home, "{ min = 1, max = 4 }", ENDLESS);
     let mut ranks: Vec<u32> = (0..4).map(|rank| process_of(&home, rank, None)).collect();
     eventually("it trains", LIMIT, || step_of(&home, &id) > 0);
     // The first of them speaks for all; another must take over, and be killed in its turn.
@@ -134,8 +133,7 @@ fn killed_ranks_are_let_in_again_and_no_step_is_lost() {
 fn a_gang_that_has_lost_a_rank_comes_to_its_end() {
     let home = Home::new();
     let _service = Service::start(&home);
-    job(&home, "{ min = 1, max = 4 }", 3000);
-    let id = home.run(["submit", "job.toml"]).expect(0).out().trim().to_owned();
+    let id = submit(&home, "{ min = 1, max = 4 }", 3000);
     // Before they have met, while they train, or at the end: the machine decides.
     signal(process_of(&home, 2, None), "KILL");
     home.run(["wait", &id]).expect(0);
@@ -178,8 +176,7 @@ fn a_lost_node_costs_no_step() {
     let agents = ["n1", "n2"].map(|name| (name, agent(&home, &service, name)));
     let ready = || home.run(["nodes", "--json"]).expect(0).json().as_array().unwrap().len() == 2;
     eventually("both are there", LIMIT, ready);
-    job(&home, "{ min = 1, max = 4 }", ENDLESS);
-    let id = home.run(["submit", "job.toml"]).expect(0).out().trim().to_owned();
+    let id = submit(&home, "{ min = 1, max = 4 }", ENDLESS);
     eventually("all four train", LIMIT, || {
         step_of(&home, &id) > 0 && describe(&home, &id)["placement"].as_array().unwrap().len() == 4
     });
